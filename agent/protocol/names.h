@@ -18,6 +18,9 @@
 
 #define BERTH_SOCKET_DEFAULT "/run/berth/berthd.sock"
 #define BERTH_SOCKET_ENV "BERTH_SOCKET"
+/* The shim alone, which has no options of its own: another configuration file; a shorter time limit, in seconds. */
+#define BERTH_CONFIG_ENV "BERTH_CONFIG"
+#define BERTH_TIMEOUT_ENV "BERTH_TIMEOUT_SEC"
 
 /* A loop device's lo_file_name is LO_NAME_SIZE (64) bytes with its NUL: "berth:" and the key must fit. */
 #define VOLUME_TAG_PREFIX "berth:"
