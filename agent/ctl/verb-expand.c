@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* berthctl expand: grows image, device and file system of a mounted volume. Blocks until the agent answers. */
+
+#include <inttypes.h>
+
+#include "ctl.h"
+#include "output.h"
+#include "protocol/settings.h"
+
+static char *format_size(const Ctl *c, const json_t *row)
+{
+        return format_bytes(c, json_object_get(row, "size"));
+}
+
+static const Column fields[] = { { .header = "Size", .format = format_size }, {} };
+
+static ExitStatus expand_run(Ctl *c, int argc, char **argv)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        uint64_t size, reached = 0;
+        int r;
+
+        if (!ctl_arguments(c, argc, argv, 2, 2))
+                return c->status;
+        if (parse_size(argv[optind + 1], &size) < 0)
+                return ctl_usage(c, "%s is not a size, such as 64M or 1G", argv[optind + 1]);
+
+        r = ctl_connect(c, &err);
+        if (r >= 0)
+                r = client_expand(c->bus, argv[optind], size, c->deadline_usec, &reached, &err);
+        if (r < 0)
+                return ctl_fail(&err);
+
+        _cleanup_json_ json_t *j = json_pack("{s:I}", "size", (json_int_t) reached);
+        if (c->json)
+                print_json(j);
+        else
+                print_fields(c, j, fields);
+        return STATUS_OK;
+}
+
+const Verb verb_expand = {
+        .name = "expand",
+        .arguments = "TARGET SIZE",
+        .summary = "Grow a mounted volume to at least SIZE, file system included",
+        .help = "SIZE is in bytes, or with K, M, G, T or P (powers of 1024). 0 leaves the image or file as it is and makes\n"
+                "device and file system follow it. A volume is never made smaller. Prints the size reached.\n",
+        .run = expand_run,
+};
