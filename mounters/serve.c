@@ -1,0 +1,619 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * The process of every mounter: io.berth.Mounter1 on descriptor 3, one call at a time, blocking in it, single-threaded.
+ *
+ * Invariants: while a method works that names a volume's key, the lock file of that key is held, by this process or by
+ * a child that it started; a method that must finish is not ended by SIGTERM; the process survives its caller
+ * until the running method is through, and ends then. Secrets are erased when the call that brought them ends.
+ *
+ * The tables `methods`, `request_fields` and `result_fields` are all that is known here of the interface.
+ */
+
+#include "mounters/mounter.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "build.h"
+#include "mounters/fs/bind.h"
+#include "mounters/fs/mount.h"
+#include "protocol/bus-util.h"
+#include "protocol/names.h"
+
+#define SERVER_FD 3
+#define PROGRESS_INTERVAL_NSEC (250 * INT64_C(1000000))
+
+/* What serve.c itself keeps: Mounter.connection. */
+typedef struct Connection {
+        sd_bus *bus;
+        int locks_fd;
+        int64_t progress_nsec; /* when Progress was sent last */
+} Connection;
+
+typedef enum FieldType {
+        FIELD_STRING, /* s, char * */
+        FIELD_TEXT,   /* s, const char *: not owned */
+        FIELD_BYTES,  /* ay, char * */
+        FIELD_STRMAP, /* a{ss} */
+        FIELD_STRV,   /* as */
+        FIELD_BOOL,   /* b */
+        FIELD_NUMBER, /* t, uint64_t or dev_t */
+        FIELD_SHORT,  /* u, unsigned */
+} FieldType;
+
+static const char *const field_signatures[] = {
+        [FIELD_STRING] = "s", [FIELD_TEXT] = "s", [FIELD_BYTES] = "ay", [FIELD_STRMAP] = "a{ss}",
+        [FIELD_STRV] = "as",  [FIELD_BOOL] = "b", [FIELD_NUMBER] = "t", [FIELD_SHORT] = "u",
+};
+
+static const struct RequestField {
+        const char *key;
+        FieldType type;
+        size_t offset;
+} request_fields[] = {
+        { "key", FIELD_STRING, offsetof(MounterVolume, key) },
+        { "identity", FIELD_STRING, offsetof(MounterVolume, identity) },
+        { "source", FIELD_STRMAP, offsetof(MounterVolume, source) },
+        { "secrets", FIELD_STRMAP, offsetof(MounterVolume, secrets) },
+        { "fsType", FIELD_STRING, offsetof(MounterVolume, fs_type) },
+        { "readOnly", FIELD_BOOL, offsetof(MounterVolume, read_only) },
+        { "mountOptions", FIELD_STRV, offsetof(MounterVolume, mount_options) },
+        { "device", FIELD_STRING, offsetof(MounterVolume, device) },
+        { "deviceNumber", FIELD_NUMBER, offsetof(MounterVolume, device_number) },
+        { "foreign", FIELD_BOOL, offsetof(MounterVolume, foreign) },
+        { "stagingPath", FIELD_STRING, offsetof(MounterVolume, staging_path) },
+        { "target", FIELD_BYTES, offsetof(MounterVolume, target) },
+        { "size", FIELD_NUMBER, offsetof(MounterVolume, size) },
+        { "uuid", FIELD_STRING, offsetof(MounterVolume, uuid) },
+};
+_Static_assert(sizeof(dev_t) == sizeof(uint64_t), "deviceNumber is read as t");
+
+typedef enum Answer {
+        ANSWER_IDENTITY = 1 << 0,
+        ANSWER_CREATE = 1 << 1,
+        ANSWER_DEVICE = 1 << 2,
+        ANSWER_NEXT = 1 << 3,
+        ANSWER_FILE_SYSTEM = 1 << 4,
+        ANSWER_MOUNT_ID = 1 << 5,
+        ANSWER_LAYERS = 1 << 6,
+        ANSWER_SIZE = 1 << 7,
+        ANSWER_GONE = 1 << 8,
+        ANSWER_PRESENCE = 1 << 9,
+        ANSWER_HEALTH = 1 << 10,
+        ANSWER_USAGE = 1 << 11,
+} Answer;
+
+static const struct {
+        const char *key;
+        FieldType type;
+        size_t offset;
+        unsigned answer;
+} result_fields[] = {
+        { "identity", FIELD_STRING, offsetof(MounterResult, identity), ANSWER_IDENTITY },
+        { "key", FIELD_STRING, offsetof(MounterResult, key), ANSWER_IDENTITY },
+        { "create", FIELD_BOOL, offsetof(MounterResult, create), ANSWER_CREATE },
+        { "device", FIELD_STRING, offsetof(MounterResult, device), ANSWER_DEVICE },
+        { "deviceNumber", FIELD_NUMBER, offsetof(MounterResult, device_number), ANSWER_DEVICE },
+        { "foreign", FIELD_BOOL, offsetof(MounterResult, foreign), ANSWER_DEVICE },
+        { "next", FIELD_TEXT, offsetof(MounterResult, next), ANSWER_NEXT },
+        { "fsType", FIELD_STRING, offsetof(MounterResult, fs_type), ANSWER_FILE_SYSTEM },
+        { "uuid", FIELD_STRING, offsetof(MounterResult, uuid), ANSWER_FILE_SYSTEM },
+        { "mountId", FIELD_NUMBER, offsetof(MounterResult, mount_id), ANSWER_MOUNT_ID },
+        { "layers", FIELD_SHORT, offsetof(MounterResult, layers), ANSWER_LAYERS },
+        { "size", FIELD_NUMBER, offsetof(MounterResult, size), ANSWER_SIZE },
+        { "gone", FIELD_BOOL, offsetof(MounterResult, gone), ANSWER_GONE },
+        { "attached", FIELD_BOOL, offsetof(MounterResult, attached), ANSWER_PRESENCE },
+        { "staged", FIELD_BOOL, offsetof(MounterResult, staged), ANSWER_PRESENCE },
+        { "published", FIELD_BOOL, offsetof(MounterResult, published), ANSWER_PRESENCE },
+        { "healthy", FIELD_BOOL, offsetof(MounterResult, healthy), ANSWER_HEALTH },
+        { "reason", FIELD_STRING, offsetof(MounterResult, reason), ANSWER_HEALTH },
+        { "totalBytes", FIELD_NUMBER, offsetof(MounterResult, total_bytes), ANSWER_USAGE },
+        { "availableBytes", FIELD_NUMBER, offsetof(MounterResult, available_bytes), ANSWER_USAGE },
+        { "usedBytes", FIELD_NUMBER, offsetof(MounterResult, used_bytes), ANSWER_USAGE },
+        { "totalInodes", FIELD_NUMBER, offsetof(MounterResult, total_inodes), ANSWER_USAGE },
+        { "freeInodes", FIELD_NUMBER, offsetof(MounterResult, free_inodes), ANSWER_USAGE },
+        { "usedInodes", FIELD_NUMBER, offsetof(MounterResult, used_inodes), ANSWER_USAGE },
+};
+
+typedef enum MethodFlags {
+        METHOD_LOCKS = 1 << 0,           /* takes the lock of the key, if one is named */
+        METHOD_NEEDS_KEY = 1 << 1,
+        METHOD_MUST_FINISH = 1 << 2,     /* SIGTERM waits */
+        METHOD_ENDS_LOCK = 1 << 3,       /* nothing of the volume is left afterwards: the lock file goes */
+        METHOD_ENDS_LOCK_FAILED = 1 << 4 /* likewise if it fails */
+} MethodFlags;
+
+static int no_device(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        r->gone = true;
+        return 0;
+}
+
+static int not_supported(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        return error_set(err, ERROR_NOT_SUPPORTED, EOPNOTSUPP, "Not possible with driver %s", m->ops->kind);
+}
+
+#define SLOT(name) offsetof(MounterOps, name)
+#define LOCKED (METHOD_LOCKS | METHOD_NEEDS_KEY)
+static const struct Method {
+        const char *name, *step;
+        size_t slot;
+        MounterSlot fallback;
+        unsigned flags;
+        unsigned answer;
+} methods[] = {
+        { "Resolve", "resolve", SLOT(resolve), not_supported, 0, ANSWER_IDENTITY | ANSWER_CREATE },
+        { "Create", "create", SLOT(create), not_supported,
+          LOCKED | METHOD_MUST_FINISH | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
+        { "Attach", "attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE },
+        { "Stage", "stage", SLOT(stage), not_supported, LOCKED, ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
+        { "Format", "format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM },
+        { "Fsck", "fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0 },
+        { "Publish", "publish", SLOT(publish), fs_publish, LOCKED, ANSWER_MOUNT_ID },
+        { "Unpublish", "unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS },
+        { "Unstage", "unstage", SLOT(unstage), fs_unstage, LOCKED, 0 },
+        { "Detach", "detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE },
+        { "Expand", "expand", SLOT(expand), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_SIZE },
+        { "Stats", "stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH },
+        { "Check", "check", SLOT(check), fs_check, 0, ANSWER_PRESENCE | ANSWER_MOUNT_ID | ANSWER_HEALTH },
+        { "Forget", "forget", SLOT(forget), no_device, LOCKED | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
+};
+
+static MounterSlot method_slot(const struct Method *method, const MounterOps *ops)
+{
+        MounterSlot slot;
+
+        memcpy(&slot, (const char *) ops + method->slot, sizeof(slot));
+        return slot ? slot : method->fallback;
+}
+
+static void volume_done(MounterVolume *v)
+{
+        for (size_t i = 0; i < ELEMENTSOF(request_fields); i++) {
+                void *field = (char *) v + request_fields[i].offset;
+                if (request_fields[i].type == FIELD_STRING || request_fields[i].type == FIELD_BYTES)
+                        free(*(char **) field);
+                else if (request_fields[i].type == FIELD_STRMAP)
+                        strmap_erase(field);
+                else if (request_fields[i].type == FIELD_STRV)
+                        strv_free(*(char ***) field);
+        }
+        *v = (MounterVolume) {};
+}
+#define _cleanup_volume_ _cleanup_(volume_done)
+
+void mounter_result_done(MounterResult *r)
+{
+        free(r->identity);
+        free(r->key);
+        free(r->device);
+        free(r->fs_type);
+        free(r->uuid);
+        free(r->reason);
+        *r = (MounterResult) {};
+}
+#define _cleanup_result_ _cleanup_(mounter_result_done)
+
+/* --- the request --- */
+
+typedef struct Decoding {
+        MounterVolume *volume;
+        const char *key; /* the one that failed */
+        unsigned seen;   /* bit i: request_fields[i] */
+} Decoding;
+
+static int field_read(const struct RequestField *f, sd_bus_message *msg, void *field)
+{
+        const char *s;
+        int b, r;
+
+        switch (f->type) {
+        case FIELD_STRING:
+                r = sd_bus_message_read_basic(msg, 's', &s);
+                return r < 0 ? r : str_replace(field, s);
+        case FIELD_BYTES:
+                return bus_read_bytes(msg, field);
+        case FIELD_STRMAP:
+                return bus_read_strmap(msg, field);
+        case FIELD_STRV:
+                return bus_read_strv(msg, field);
+        case FIELD_BOOL:
+                r = sd_bus_message_read_basic(msg, 'b', &b);
+                if (r >= 0)
+                        *(bool *) field = b;
+                return r;
+        case FIELD_NUMBER:
+                return sd_bus_message_read_basic(msg, 't', field);
+        case FIELD_TEXT:
+        case FIELD_SHORT:
+                break;
+        }
+        return -EINVAL;
+}
+
+static int request_set(const char *key, const char *type, sd_bus_message *msg, void *userdata)
+{
+        Decoding *d = userdata;
+
+        for (unsigned i = 0; i < ELEMENTSOF(request_fields); i++) {
+                const struct RequestField *f = &request_fields[i];
+                if (strcmp(key, f->key) != 0)
+                        continue;
+                d->key = f->key;
+                if (strcmp(type, field_signatures[f->type]) != 0)
+                        return -EBADMSG;
+                if (d->seen & 1U << i)
+                        return -EEXIST;
+                d->seen |= 1U << i;
+                if (f->offset == offsetof(MounterVolume, secrets)) {
+                        (void) sd_bus_message_sensitive(msg);
+                        (void) prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L); /* no core with secrets in it */
+                }
+                int r = field_read(f, msg, (char *) d->volume + f->offset);
+                if (r >= 0)
+                        d->key = NULL;
+                return r < 0 ? r : 0;
+        }
+        return 0;
+}
+
+static int request_read(sd_bus_message *msg, MounterVolume *v, Error *err)
+{
+        Decoding d = { .volume = v };
+        int r = bus_read_dict(msg, request_set, &d);
+
+        if (r == -ENOMEM)
+                return error_oom(err);
+        if (r < 0)
+                return error_set(err, ERROR_INVALID_ARGUMENT, r, "Cannot read %s%s of the request: %s", d.key ? "key " : "the keys",
+                                 d.key ? d.key : "", strerror(-r));
+        if (!v->fs_type && str_replace(&v->fs_type, "") < 0)
+                return error_oom(err);
+        return 0;
+}
+
+/* --- the answer --- */
+
+static int field_write(sd_bus_message *msg, const char *key, FieldType type, const void *field)
+{
+        const char *s;
+
+        switch (type) {
+        case FIELD_STRING:
+        case FIELD_TEXT:
+                s = *(const char *const *) field;
+                return s ? bus_append_entry(msg, key, "s", s) : 0;
+        case FIELD_BOOL:
+                return bus_append_entry(msg, key, "b", (int) *(const bool *) field);
+        case FIELD_NUMBER:
+                return bus_append_entry(msg, key, "t", *(const uint64_t *) field);
+        case FIELD_SHORT:
+                return bus_append_entry(msg, key, "u", *(const unsigned *) field);
+        case FIELD_BYTES:
+        case FIELD_STRMAP:
+        case FIELD_STRV:
+                break;
+        }
+        return -EINVAL;
+}
+
+static int result_send(sd_bus_message *call, const struct Method *method, const MounterResult *result)
+{
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        int r = sd_bus_message_new_method_return(call, &reply);
+        if (r < 0)
+                return r;
+
+        r = sd_bus_message_open_container(reply, 'a', "{sv}");
+        for (size_t i = 0; r >= 0 && i < ELEMENTSOF(result_fields); i++)
+                if (result_fields[i].answer & method->answer)
+                        r = field_write(reply, result_fields[i].key, result_fields[i].type,
+                                        (const char *) result + result_fields[i].offset);
+        if (r >= 0)
+                r = sd_bus_message_close_container(reply);
+        return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
+}
+
+/* --- a call --- */
+
+/* The key becomes a file name: it is checked although berthd made it. */
+static bool key_is_valid(const char *key)
+{
+        size_t n = strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789._-");
+
+        return n > 0 && n <= VOLUME_KEY_MAX && key[n] == 0 && key[0] != '.';
+}
+
+static int lock_take(Mounter *m, const struct Method *method, const MounterVolume *v, Error *err)
+{
+        const Connection *c = m->connection;
+
+        if (!v->key)
+                return method->flags & METHOD_NEEDS_KEY ?
+                               error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "%s needs a key", method->name) :
+                               0;
+        if (!key_is_valid(v->key))
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%s' is not a volume's key", v->key);
+        if (!(method->flags & METHOD_LOCKS))
+                return 0;
+
+        int fd = lock_file_take(c->locks_fd, v->key);
+        if (fd == -EWOULDBLOCK)
+                return error_set(err, ERROR_LOCKED, EBUSY, "Volume %s is locked by an operation that still runs", v->key);
+        if (fd < 0)
+                return error_set(err, ERROR_RECORD_FAILED, fd, "Cannot take the lock file %s/locks/%s: %s",
+                                 m->settings.runtime_dir, v->key, strerror(-fd));
+        m->lock_fd = fd;
+        return 0;
+}
+
+/* While we hold the lock nobody else can: unlinking is safe, a new holder makes a new file. */
+static void lock_release(Mounter *m, const struct Method *method, const MounterVolume *v, const MounterResult *result, int r)
+{
+        const Connection *c = m->connection;
+
+        if (m->lock_fd < 0)
+                return;
+        if (r < 0 ? method->flags & METHOD_ENDS_LOCK_FAILED :
+                    (method->flags & METHOD_ENDS_LOCK) && (result->gone || !(method->answer & ANSWER_GONE)))
+                (void) lock_file_remove(c->locks_fd, v->key);
+        m->lock_fd = close_fd(m->lock_fd);
+}
+
+static int method_run(Mounter *m, const struct Method *method, const MounterVolume *v, MounterResult *result, Error *err)
+{
+        int r = lock_take(m, method, v, err);
+
+        if (r >= 0) {
+                r = method_slot(method, m->ops)(m, v, result, err);
+                lock_release(m, method, v, result, r);
+        }
+        if (r < 0 && !error_is_set(err))
+                error_set(err, ERROR_INTERNAL, r, "%s failed: %s", method->name, strerror(-r));
+        if (error_is_set(err) && !err->step)
+                err->step = method->step;
+        return r;
+}
+
+static void termination_block(int how)
+{
+        sigset_t set;
+
+        sigemptyset(&set);
+        sigaddset(&set, SIGTERM);
+        sigaddset(&set, SIGINT);
+        sigaddset(&set, SIGHUP);
+        (void) sigprocmask(how, &set, NULL);
+}
+
+static int method_answer(Mounter *m, const struct Method *method, sd_bus_message *msg)
+{
+        _cleanup_volume_ MounterVolume v = {};
+        _cleanup_result_ MounterResult result = {};
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
+        int r = request_read(msg, &v, &err);
+
+        if (r >= 0)
+                r = method_run(m, method, &v, &result, &err);
+        if (r >= 0)
+                return result_send(msg, method, &result);
+        r = error_to_bus(&err, &e);
+        return r == -ENOMEM ? r : sd_bus_reply_method_error(msg, &e);
+}
+
+static int on_call(sd_bus_message *msg, void *userdata, sd_bus_error *ret_error)
+{
+        Mounter *m = userdata;
+        const char *member = sd_bus_message_get_member(msg);
+
+        for (size_t i = 0; i < ELEMENTSOF(methods); i++) {
+                if (strcmp(methods[i].name, member) != 0)
+                        continue;
+                /* a signal that came meanwhile ends the process only after the answer was sent */
+                if (methods[i].flags & METHOD_MUST_FINISH)
+                        termination_block(SIG_BLOCK);
+                int r = method_answer(m, &methods[i], msg);
+                if (methods[i].flags & METHOD_MUST_FINISH)
+                        termination_block(SIG_UNBLOCK);
+                if (r < 0 && r != -ENOTCONN && r != -ECONNRESET && r != -EPIPE)
+                        log_warning("Cannot answer %s: %s", member, strerror(-r));
+                return 1;
+        }
+        return sd_bus_error_setf(ret_error, SD_BUS_ERROR_UNKNOWN_METHOD, "No method %s", member);
+}
+
+static int property_version_get(sd_bus *bus, const char *path, const char *interface, const char *property,
+                                sd_bus_message *reply, void *userdata, sd_bus_error *ret_error)
+{
+        return sd_bus_message_append(reply, "u", MOUNTER_PROTOCOL_VERSION);
+}
+
+static int property_kind_get(sd_bus *bus, const char *path, const char *interface, const char *property,
+                             sd_bus_message *reply, void *userdata, sd_bus_error *ret_error)
+{
+        const Mounter *m = userdata;
+
+        return sd_bus_message_append(reply, "s", m->ops->kind);
+}
+
+static int property_build_get(sd_bus *bus, const char *path, const char *interface, const char *property,
+                              sd_bus_message *reply, void *userdata, sd_bus_error *ret_error)
+{
+        return sd_bus_message_append(reply, "s", BERTH_VERSION);
+}
+
+/* Unprivileged: whoever holds the other end of the socketpair is berthd. */
+#define MOUNTER_METHOD(name)                                                                                 \
+        SD_BUS_METHOD_WITH_ARGS(name, SD_BUS_ARGS("a{sv}", volume), SD_BUS_RESULT("a{sv}", result), on_call, \
+                                SD_BUS_VTABLE_UNPRIVILEGED)
+static const sd_bus_vtable mounter_vtable[] = {
+        SD_BUS_VTABLE_START(0),
+        MOUNTER_METHOD("Resolve"),
+        MOUNTER_METHOD("Create"),
+        MOUNTER_METHOD("Attach"),
+        MOUNTER_METHOD("Stage"),
+        MOUNTER_METHOD("Format"),
+        MOUNTER_METHOD("Fsck"),
+        MOUNTER_METHOD("Publish"),
+        MOUNTER_METHOD("Unpublish"),
+        MOUNTER_METHOD("Unstage"),
+        MOUNTER_METHOD("Detach"),
+        MOUNTER_METHOD("Expand"),
+        MOUNTER_METHOD("Stats"),
+        MOUNTER_METHOD("Check"),
+        MOUNTER_METHOD("Forget"),
+        SD_BUS_SIGNAL_WITH_ARGS("Progress", SD_BUS_ARGS("s", step, "t", done, "t", total), 0),
+        SD_BUS_PROPERTY("ProtocolVersion", "u", property_version_get, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Kind", "s", property_kind_get, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_PROPERTY("Version", "s", property_build_get, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+        SD_BUS_VTABLE_END,
+};
+
+/* sd-bus writes at once what the socket takes and queues the rest, so that a stopped berthd holds nothing up. */
+void mounter_progress(Mounter *m, const char *step, uint64_t done, uint64_t total)
+{
+        Connection *c = m->connection;
+        struct timespec ts;
+
+        if (!c || !c->bus)
+                return;
+        (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+        int64_t now = ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+        if (c->progress_nsec != 0 && now - c->progress_nsec < PROGRESS_INTERVAL_NSEC)
+                return;
+        c->progress_nsec = now;
+        (void) sd_bus_emit_signal(c->bus, MOUNTER_PATH, MOUNTER_INTERFACE, "Progress", "stt", step, done, total);
+}
+
+/* --- the process --- */
+
+static int usage(const char *kind)
+{
+        printf("mounter-%s [OPTION…]\n\n"
+               "Started by berthd, which calls it over D-Bus on descriptor 3. Not to be run by hand.\n\n"
+               "  --config=FILE --socket=PATH --runtime-dir=DIR --state-dir=DIR\n"
+               "  --kubelet-root=DIR --mounter-dir=DIR    as berthd has them\n"
+               "  --help                                  print this text\n"
+               "  --version                               print the version\n",
+               kind);
+        return EXIT_SUCCESS;
+}
+
+/* A directory below parent_fd (or an absolute path), made if it is missing. */
+static int directory_open(int parent_fd, const char *path, Error *err)
+{
+        int r = parent_fd == AT_FDCWD ? mkdir_parents(path, 0700) : mkdirat(parent_fd, path, 0700) < 0 ? -errno : 0;
+        if (r < 0 && r != -EEXIST)
+                return error_set(err, ERROR_RECORD_FAILED, r, "Cannot make the directory %s: %s", path, strerror(-r));
+
+        int fd = openat(parent_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        return fd < 0 ? error_set(err, ERROR_RECORD_FAILED, errno, "Cannot open the directory %s: %m", path) : fd;
+}
+
+static int directories_open(Mounter *m, Connection *c, Error *err)
+{
+        m->runtime_fd = directory_open(AT_FDCWD, m->settings.runtime_dir, err);
+        if (m->runtime_fd < 0)
+                return m->runtime_fd;
+        m->state_fd = directory_open(AT_FDCWD, m->settings.state_dir, err);
+        if (m->state_fd < 0)
+                return m->state_fd;
+        c->locks_fd = directory_open(m->runtime_fd, "locks", err);
+        return c->locks_fd;
+}
+
+static int connection_start(Mounter *m, Connection *c, Error *err)
+{
+        sd_id128_t id;
+        int r = sd_id128_randomize(&id);
+
+        if (r >= 0)
+                r = sd_bus_new(&c->bus);
+        if (r >= 0)
+                r = sd_bus_set_description(c->bus, "mounter");
+        if (r >= 0)
+                r = sd_bus_set_fd(c->bus, SERVER_FD, SERVER_FD);
+        if (r >= 0)
+                r = sd_bus_set_server(c->bus, 1, id);
+        if (r >= 0)
+                r = sd_bus_add_object_vtable(c->bus, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, mounter_vtable, m);
+        if (r >= 0)
+                r = sd_bus_start(c->bus);
+        return r < 0 ? error_set(err, ERROR_INTERNAL, r, "Cannot serve descriptor %d: %s", SERVER_FD, strerror(-r)) : 0;
+}
+
+/* Until the peer is gone, which is the normal end. */
+static int connection_serve(Connection *c)
+{
+        for (;;) {
+                int r = sd_bus_process(c->bus, NULL);
+                if (r == 0)
+                        r = sd_bus_wait(c->bus, UINT64_MAX);
+                if (r == -EINTR)
+                        continue;
+                if (r < 0)
+                        return r == -ENOTCONN || r == -ECONNRESET || r == -EPIPE ? 0 : r;
+        }
+}
+
+static int mounter_start(Mounter *m, Connection *c, Error *err)
+{
+        struct stat st;
+
+        if (fstat(SERVER_FD, &st) < 0 || !S_ISSOCK(st.st_mode))
+                return error_set(err, ERROR_INVALID_ARGUMENT, ENOTSOCK,
+                                 "Descriptor %d is not a socket: a mounter is started by berthd", SERVER_FD);
+        int r = directories_open(m, c, err);
+        return r < 0 ? r : connection_start(m, c, err);
+}
+
+static void mounter_done(Mounter *m, Connection *c)
+{
+        sd_bus_close_unref(c->bus);
+        close_fd(c->locks_fd);
+        close_fd(m->state_fd);
+        close_fd(m->runtime_fd);
+        settings_done(&m->settings);
+}
+
+int mounter_serve(const MounterOps *ops, int argc, char **argv)
+{
+        Connection c = { .locks_fd = -EBADF };
+        Mounter m = { .ops = ops, .runtime_fd = -EBADF, .state_fd = -EBADF, .lock_fd = -EBADF, .connection = &c };
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_strv_ char **rest = NULL;
+        char identifier[32];
+
+        for (int i = 1; i < argc; i++) {
+                if (strcmp(argv[i], "--help") == 0)
+                        return usage(ops->kind);
+                if (strcmp(argv[i], "--version") == 0)
+                        return printf("mounter-%s %s\n", ops->kind, BERTH_VERSION) < 0;
+        }
+        snprintf(identifier, sizeof(identifier), "mounter-%s", ops->kind);
+        log_open(identifier, LOG_INFO);
+        (void) signal(SIGPIPE, SIG_IGN);
+        umask(0077);
+
+        int r = settings_from_arguments(&m.settings, argc, argv, &rest, &err);
+        if (r >= 0 && rest)
+                r = error_set(&err, ERROR_INVALID_ARGUMENT, EINVAL, "Unknown argument %s", rest[0]);
+        if (r >= 0)
+                r = mounter_start(&m, &c, &err);
+        if (r < 0)
+                log_error("%s", str_or(err.text, error_code_name(err.code)));
+        else
+                r = connection_serve(&c);
+        mounter_done(&m, &c);
+        return r < 0 ? EXIT_FAILURE : EXIT_SUCCESS;
+}
