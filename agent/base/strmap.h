@@ -25,7 +25,8 @@ typedef struct StrMap {
 } StrMap;
 
 #define STRMAP_INIT ((StrMap) {})
-#define STRMAP_FOREACH(e, m) for (const StrMapEntry *e = (m)->entries; e < (m)->entries + (m)->n_entries; e++)
+#define STRMAP_FOREACH(e, m)                                                                                 \
+        for (const StrMapEntry *e = (m)->entries; e && e < (m)->entries + (m)->n_entries; e++)
 #define STRV_FOREACH(s, v) for (char *const *s = (v); s && *s; s++)
 
 /* Copies key and value in, replacing an older value. 0, or -ENOMEM with the map unchanged. */
