@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * Accepting and ending connections of io.berth.Agent1's socket. Runs in berthd, never blocks: each connection
+ * is a non-blocking sd-bus server attached to the event loop.
+ */
+
+#include "daemon/listener.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-id128.h>
+
+#include "base/log.h"
+#include "daemon/agent-interface.h"
+#include "protocol/bus-util.h"
+
+#define AUTHENTICATION_USEC (5 * UINT64_C(1000000))
+#define PAUSE_USEC (100 * UINT64_C(1000))
+
+struct Connection {
+        Manager *manager;
+        sd_bus *bus;
+        sd_event_source *authentication_timer;
+        unsigned n_requests; /* since it was made: 0 tells a connection that never said anything */
+        TAILQ_ENTRY(Connection) entry;
+};
+
+static void connection_free(Connection *c)
+{
+        Manager *m = c->manager;
+
+        TAILQ_REMOVE(&m->connections, c, entry);
+        m->n_connections--;
+        sd_event_source_disable_unref(c->authentication_timer);
+        sd_bus_close_unref(c->bus);
+        free(c);
+}
+
+static int on_disconnected(sd_bus_message *signal, void *userdata, sd_bus_error *ret_error)
+{
+        connection_free(userdata);
+        return 0;
+}
+
+static int on_authentication_timer(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        Connection *c = userdata;
+
+        c->authentication_timer = sd_event_source_disable_unref(c->authentication_timer);
+        if (sd_bus_is_ready(c->bus) <= 0)
+                connection_free(c);
+        return 0;
+}
+
+/* Whether an operation still has to answer on this connection. */
+static bool connection_is_waiting(const Connection *c)
+{
+        return agent_interface_bus_is_awaited(c->manager, c->bus);
+}
+
+static bool close_longest_idle(Manager *m)
+{
+        Connection *c;
+
+        TAILQ_FOREACH(c, &m->connections, entry) {
+                if (connection_is_waiting(c))
+                        continue;
+                connection_free(c);
+                return true;
+        }
+        return false;
+}
+
+void connection_touch(Manager *m, sd_bus *bus)
+{
+        Connection *c;
+
+        TAILQ_FOREACH_REVERSE(c, &m->connections, ConnectionList, entry) {
+                if (c->bus != bus)
+                        continue;
+                c->n_requests++;
+                TAILQ_REMOVE(&m->connections, c, entry);
+                TAILQ_INSERT_TAIL(&m->connections, c, entry);
+                return;
+        }
+}
+
+static int connection_start(Connection *c, int *fd)
+{
+        sd_id128_t id;
+        int r = sd_id128_randomize(&id);
+
+        if (r >= 0)
+                r = sd_bus_new(&c->bus);
+        if (r >= 0)
+                r = sd_bus_set_fd(c->bus, *fd, *fd);
+        if (r >= 0)
+                TAKE_FD(*fd);
+        if (r >= 0)
+                r = sd_bus_set_server(c->bus, 1, id);
+        if (r >= 0)
+                r = sd_bus_set_trusted(c->bus, 1); /* its credentials have been checked */
+        if (r >= 0)
+                r = sd_bus_start(c->bus);
+        if (r >= 0)
+                r = agent_interface_add(c->manager, c->bus);
+        if (r >= 0)
+                r = sd_bus_match_signal_async(c->bus, NULL, "org.freedesktop.DBus.Local", "/org/freedesktop/DBus/Local",
+                                              "org.freedesktop.DBus.Local", "Disconnected", on_disconnected, NULL, c);
+        if (r >= 0)
+                r = sd_bus_attach_event(c->bus, c->manager->event, SD_EVENT_PRIORITY_NORMAL);
+        if (r >= 0)
+                r = sd_event_add_time_relative(c->manager->event, &c->authentication_timer, CLOCK_BOOTTIME,
+                                               AUTHENTICATION_USEC, 100000, on_authentication_timer, c);
+        return r;
+}
+
+static int connection_new(Manager *m, int *fd)
+{
+        Connection *c = calloc(1, sizeof(*c));
+        if (!c)
+                return -ENOMEM;
+
+        c->manager = m;
+        TAILQ_INSERT_TAIL(&m->connections, c, entry);
+        m->n_connections++;
+        int r = connection_start(c, fd);
+        if (r < 0)
+                connection_free(c);
+        return r;
+}
+
+static bool peer_is_root(int fd)
+{
+        struct ucred peer;
+        socklen_t size = sizeof(peer);
+
+        if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0)
+                return false;
+        if (peer.uid == 0 || peer.uid == geteuid())
+                return true;
+        log_warning("Connection of user %u (pid %d) refused: only root may use this socket", peer.uid, peer.pid);
+        return false;
+}
+
+static int on_resume(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        Manager *m = userdata;
+
+        m->listen_resume = sd_event_source_disable_unref(m->listen_resume);
+        return sd_event_source_set_enabled(m->listen_source, SD_EVENT_ON);
+}
+
+/* accept() would fail again at once: leave the waiting peers in the kernel's queue for a moment. */
+static void listener_pause(Manager *m, int error)
+{
+        log_warning("Cannot accept a connection: %s", strerror(error));
+        (void) close_longest_idle(m);
+        if (m->listen_resume)
+                return;
+        if (sd_event_add_time_relative(m->event, &m->listen_resume, CLOCK_BOOTTIME, PAUSE_USEC, 10000, on_resume, m) >= 0)
+                (void) sd_event_source_set_enabled(m->listen_source, SD_EVENT_OFF);
+}
+
+static int on_connection(sd_event_source *s, int listen_fd, uint32_t revents, void *userdata)
+{
+        Manager *m = userdata;
+        _cleanup_close_ int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+        if (fd < 0) {
+                if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+                        listener_pause(m, errno);
+                return 0;
+        }
+        if (!peer_is_root(fd))
+                return 0;
+        if (m->n_connections >= m->settings.max_connections && !close_longest_idle(m)) {
+                log_warning("Connection refused: all %u are waiting for an answer", m->n_connections);
+                return 0;
+        }
+        int r = connection_new(m, &fd);
+        if (r < 0)
+                log_warning("Cannot serve a connection: %s", strerror(-r));
+        return 0;
+}
+
+static int make_socket(const char *path, Error *err)
+{
+        struct sockaddr_un address = { .sun_family = AF_UNIX };
+        _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+        if (strlen(path) >= sizeof(address.sun_path))
+                return error_set(err, ERROR_INVALID_ARGUMENT, ENAMETOOLONG, "Socket path %s is longer than %zu bytes", path,
+                                 sizeof(address.sun_path) - 1);
+        strcpy(address.sun_path, path);
+
+        /* a socket that is answered belongs to a living berthd; one that is not is a dead one's */
+        _cleanup_close_ int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        if (probe >= 0 && (connect(probe, (struct sockaddr *) &address, sizeof(address)) >= 0 || errno == EAGAIN))
+                return error_set(err, ERROR_BUSY, EADDRINUSE, "Another berthd serves %s", path);
+
+        struct stat st;
+        if (lstat(path, &st) >= 0 && S_ISSOCK(st.st_mode))
+                (void) unlink(path);
+        mode_t mask = umask(0177);
+        int r = fd < 0 || bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, SOMAXCONN) < 0 ? -errno : 0;
+        umask(mask);
+        if (r < 0)
+                return error_set(err, ERROR_INTERNAL, r, "Cannot listen on %s: %s", path, strerror(-r));
+        return TAKE_FD(fd);
+}
+
+int listener_start(Manager *m, Error *err)
+{
+        int n = sd_listen_fds(1), r;
+
+        if (n > 1)
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "systemd passed %d sockets, expected is 1", n);
+        if (n == 1) {
+                m->listen_fd = SD_LISTEN_FDS_START;
+                if (sd_is_socket_unix(m->listen_fd, SOCK_STREAM, 1, NULL, 0) <= 0)
+                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "The socket that systemd passed is not a listening unix stream socket");
+                (void) fcntl(m->listen_fd, F_SETFL, O_NONBLOCK);
+        } else {
+                m->listen_fd = make_socket(m->settings.socket, err);
+                if (m->listen_fd < 0)
+                        return m->listen_fd;
+        }
+        r = sd_event_add_io(m->event, &m->listen_source, m->listen_fd, EPOLLIN, on_connection, m);
+        return r < 0 ? error_oom(err) : 0;
+}
+
+void listener_stop(Manager *m)
+{
+        Connection *c;
+
+        while ((c = TAILQ_FIRST(&m->connections))) {
+                connection_free(c);
+        }
+        m->listen_resume = sd_event_source_disable_unref(m->listen_resume);
+        m->listen_source = sd_event_source_disable_unref(m->listen_source);
+        m->listen_fd = close_fd(m->listen_fd);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * The socket and its connections, peer to peer, root only.
+ *
+ * A hostile or broken peer costs at most its own connection: above [Agent] MaxConnections= the longest idle one is
+ * closed for the newcomer; one that has not authenticated after 5 s is closed; running out of descriptors pauses accepting
+ * and closes an idle one.
+ */
+
+#include "daemon/manager.h"
+
+/* Takes the socket from systemd (sd_listen_fds(3)) or makes it, 0600. */
+int listener_start(Manager *m, Error *err);
+void listener_stop(Manager *m);
+/* Called for every request, so that the idle come first in Manager.connections. */
+void connection_touch(Manager *m, sd_bus *bus);

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * Mount (attach + stage + publish) and Attach. advance looks at the volume's state and does what is missing, so a repeat, a
+ * restart in the middle and a volume left half way by an earlier failure all take the same road. Runs in berthd.
+ */
+
+#include <string.h>
+
+#include "base/log.h"
+#include "daemon/operation.h"
+#include "daemon/store.h"
+
+static void fail(Operation *op, Error *err)
+{
+        error_move(&op->error, err);
+        op->step = STEP_NONE;
+        op->undoing = true;
+        operation_undo(op);
+}
+
+#define FAIL(op, ...)                                                                                        \
+        do {                                                                                                 \
+                _cleanup_error_ Error _err = ERROR_INIT;                                                     \
+                error_set(&_err, __VA_ARGS__);                                                               \
+                fail(op, &_err);                                                                             \
+        } while (0)
+
+/* ---- before there is a volume ---- */
+
+static void advance_resolve(Operation *op)
+{
+        if (!op->resolved) {
+                operation_run_step(op, STEP_RESOLVE);
+                return;
+        }
+        if (op->result.create) {
+                if (op->created)
+                        FAIL(op, ERROR_IMAGE_NOT_FOUND, ENOENT, "The image was made and is gone again");
+                else
+                        operation_run_step(op, STEP_CREATE);
+                return;
+        }
+        if (!op->key || !op->identity || !volume_key_is_valid(op->key)) {
+                FAIL(op, ERROR_INTERNAL, EBADMSG, "The mounter gave no valid key for the source");
+                return;
+        }
+
+        Volume *v = volume_find(op->manager, op->key);
+        if (!v && volume_new(op->manager, op->key, op->identity, op->params.driver, &v) < 0) {
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+                return;
+        }
+        if (strcmp(v->identity, op->identity) != 0 || strcmp(v->driver, op->params.driver) != 0) {
+                FAIL(op, ERROR_CONFLICT, EEXIST, "Key %s is that of volume %s, not of %s", op->key, v->identity, op->identity);
+                return;
+        }
+        operation_lock_volume(op, v);
+}
+
+/* ---- is it the same as what is there? ---- */
+
+static int check_target(Operation *op, Error *err)
+{
+        const Publish *p = op->target ? publish_find(op->manager, op->target) : NULL;
+
+        if (!p)
+                return 0;
+        if (p->volume != op->volume)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds another volume, %s, not %s", op->target,
+                                 p->volume->identity, op->volume->identity);
+        if (p->read_only != op->params.read_only)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s is mounted %s, asked for is %s", op->target,
+                                 p->read_only ? "read-only" : "read-write",
+                                 op->params.read_only ? "read-only" : "read-write");
+        return 0;
+}
+
+static int check_stage(const Operation *op, Error *err)
+{
+        const Volume *v = op->volume;
+        const char *fs_type = str_or(op->params.fs_type, "");
+
+        if (v->stage_read_only && !op->params.read_only)
+                return error_set(err, ERROR_READ_ONLY_STAGE, EROFS, "Volume %s is staged read-only, asked for is read-write",
+                                 v->key);
+        if (*fs_type && v->fs_type && strcmp(fs_type, v->fs_type) != 0)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Volume %s is staged as %s, asked for is fsType %s", v->key,
+                                 v->fs_type, fs_type);
+        if (!strv_equal(op->params.mount_options, v->mount_options)) {
+                STRV_FOREACH (o, op->params.mount_options)
+                        if (!strv_contains(v->mount_options, *o))
+                                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                                 "Volume %s is staged without mount option '%s', which is asked for", v->key, *o);
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Volume %s is staged with other mount options than asked for",
+                                 v->key);
+        }
+        return 0;
+}
+
+/* ---- attach and stage ---- */
+
+static int take_source(Operation *op)
+{
+        Volume *v = op->volume;
+        int r;
+
+        strmap_done(&v->source);
+        r = strmap_copy(&op->params.source, &v->source);
+        v->read_only = op->params.read_only;
+        op->attach_begun = true;
+        return r;
+}
+
+static int take_stage(Operation *op)
+{
+        Volume *v = op->volume;
+        char **options = NULL;
+        int r = strv_copy(op->params.mount_options, &options);
+
+        if (r < 0)
+                return r;
+        strv_free(v->mount_options);
+        v->mount_options = options;
+        v->stage_read_only = op->params.read_only;
+        op->stage_begun = true;
+        return str_replace(&v->fs_type, str_or(op->params.fs_type, NULL));
+}
+
+static void begin_attach(Operation *op)
+{
+        if (take_source(op) < 0)
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+        else
+                operation_run_step(op, STEP_ATTACH);
+}
+
+/* The answer of STAGE may ask for something to be done first; then it is called again, once. */
+static void begin_stage(Operation *op)
+{
+        const char *next = op->step == STEP_STAGE ? op->result.next : NULL;
+
+        if (next && op->prepared) {
+                FAIL(op, ERROR_FORMAT_FAILED, EIO, "After it was prepared, volume %s still asks for %s", op->volume->key, next);
+                return;
+        }
+        if (next) {
+                Step step = strcmp(next, "format") == 0 ? STEP_FORMAT : strcmp(next, "fsck") == 0 ? STEP_FSCK : STEP_NONE;
+                if (step == STEP_NONE)
+                        FAIL(op, ERROR_INTERNAL, EBADMSG, "The mounter asks for an unknown step '%s'", next);
+                else
+                        operation_run_step(op, step);
+                return;
+        }
+        if (take_stage(op) < 0)
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+        else
+                operation_run_step(op, STEP_STAGE);
+}
+
+/* ---- publish ---- */
+
+static int publish_prepare(Operation *op)
+{
+        Publish *p = publish_find(op->manager, op->target);
+        int r;
+
+        if (p)
+                return 0; /* a repeat: publish looks whether it still is so */
+        r = publish_new(op->volume, op->target, &p);
+        if (r < 0)
+                return r;
+        op->publish_begun = true;
+        p->read_only = op->params.read_only;
+        if ((r = str_replace(&p->pod_name, op->params.pod_name)) < 0 ||
+            (r = str_replace(&p->pod_namespace, op->params.pod_namespace)) < 0)
+                return r;
+        return str_replace(&p->pod_uid, op->params.pod_uid);
+}
+
+static void advance_publish(Operation *op)
+{
+        if (op->done) {
+                if (op->publish_begun && !operation_is_awaited(op)) {
+                        /* answered with an error, or the caller died: it must not find the target mounted later */
+                        op->done = false;
+                        op->undoing = true;
+                        operation_undo(op);
+                        return;
+                }
+                operation_finish(op);
+                return;
+        }
+        if (!operation_is_awaited(op)) {
+                operation_finish(op); /* staged, never published: lingers for a repeat */
+                return;
+        }
+        if (publish_prepare(op) < 0)
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+        else
+                operation_run_step(op, STEP_PUBLISH);
+}
+
+static void advance_attach(Operation *op)
+{
+        Volume *v = op->volume;
+
+        if (!strv_contains(v->attachments, op->params.volume_name) &&
+            strv_append(&v->attachments, op->params.volume_name) < 0) {
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+                return;
+        }
+        op->done = true;
+        operation_finish(op);
+}
+
+/* A volumeName is all that Detach brings, so it may stand for one volume only. */
+static int check_volume_name(const Operation *op, Error *err)
+{
+        const Volume *other = op->type == OPERATION_ATTACH
+                                              ? volume_find_by_attachment(op->manager, op->params.volume_name)
+                                              : NULL;
+
+        if (other && other != op->volume)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Volume name '%s' is attached to another volume, %s",
+                                 op->params.volume_name, other->identity);
+        return 0;
+}
+
+/* The device or the stage is read-only, the request is not, and nobody needs it as it is. */
+static bool must_reattach(const Operation *op)
+{
+        const Volume *v = op->volume;
+
+        return !op->params.read_only && TAILQ_EMPTY(&v->publishes) &&
+               (v->state == VOLUME_STAGED ? v->stage_read_only : v->read_only && strv_length(v->attachments) == 0);
+}
+
+void operation_advance_mount(Operation *op)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        Volume *v = op->volume;
+
+        if (!v) {
+                advance_resolve(op);
+                return;
+        }
+        if (check_target(op, &err) < 0 || check_volume_name(op, &err) < 0) {
+                fail(op, &err);
+                return;
+        }
+        switch (v->state) {
+        case VOLUME_ABSENT:
+        case VOLUME_ATTACHING:
+        case VOLUME_DETACHING:
+                begin_attach(op);
+                return;
+        case VOLUME_ATTACHED:
+                if (op->type == OPERATION_ATTACH)
+                        advance_attach(op);
+                else if (must_reattach(op))
+                        operation_run_step(op, STEP_DETACH);
+                else
+                        begin_stage(op);
+                return;
+        case VOLUME_STAGING:
+        case VOLUME_UNSTAGING:
+                /* somebody else's, left half way: with which options, nobody knows */
+                if (op->stage_begun)
+                        begin_stage(op);
+                else
+                        operation_run_step(op, STEP_UNSTAGE);
+                return;
+        case VOLUME_STAGED:
+                if (op->type == OPERATION_ATTACH)
+                        advance_attach(op);
+                else if (must_reattach(op))
+                        operation_run_step(op, STEP_UNSTAGE);
+                else if (check_stage(op, &err) < 0)
+                        fail(op, &err);
+                else
+                        advance_publish(op);
+                return;
+        case _VOLUME_STATE_MAX:
+        case _VOLUME_STATE_INVALID:
+                break;
+        }
+        FAIL(op, ERROR_INTERNAL, EINVAL, "Volume %s is in an impossible state", v->key);
+}
+
+void operation_undo(Operation *op)
+{
+        Publish *p = op->target && op->volume ? publish_find(op->manager, op->target) : NULL;
+
+        if (!op->volume || op->type == OPERATION_UNMOUNT || op->type == OPERATION_EXPAND || op->type == OPERATION_STATS) {
+                operation_finish(op);
+                return;
+        }
+        if (op->publish_begun && p && !op->done) {
+                operation_run_step(op, STEP_UNPUBLISH);
+                return;
+        }
+        if (op->attach_begun || op->stage_begun) {
+                /* in a mount that only came too late, what is staged may wait for the repeat */
+                if (!error_is_set(&op->error)) {
+                        operation_finish(op);
+                        return;
+                }
+                operation_release_volume(op);
+                return;
+        }
+        operation_finish(op);
+}

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * What a step means for its volume: the record before it, the state after it, the state after its failure. The only
+ * place that moves a volume along its state machine. Runs in berthd; writes records, touches nothing else.
+ */
+
+#include <string.h>
+
+#include "base/log.h"
+#include "daemon/operation.h"
+#include "daemon/store.h"
+
+int operation_record_step(Operation *op, Step step)
+{
+        Volume *v = op->volume;
+
+        switch (step) {
+        case STEP_ATTACH:
+                volume_set_state(v, VOLUME_ATTACHING);
+                break;
+        case STEP_STAGE:
+        case STEP_FORMAT:
+        case STEP_FSCK:
+                volume_set_state(v, VOLUME_STAGING);
+                break;
+        case STEP_UNSTAGE:
+                volume_set_state(v, VOLUME_UNSTAGING);
+                break;
+        case STEP_DETACH:
+                volume_set_state(v, VOLUME_DETACHING);
+                break;
+        case STEP_PUBLISH:
+        case STEP_UNPUBLISH:
+        case STEP_EXPAND:
+                break;
+        case STEP_NONE:
+        case STEP_RESOLVE:
+        case STEP_CREATE:
+        case STEP_STATS:
+        case STEP_CHECK:
+        case STEP_FORGET:
+        case _STEP_MAX:
+        case _STEP_INVALID:
+                return 0; /* no effect on the node that a crash could leave behind */
+        }
+        v->step = step_to_string(step);
+        return store_write(v);
+}
+
+static void apply_attached(Volume *v, StepResult *r)
+{
+        free(v->device);
+        v->device = TAKE_PTR(r->device);
+        v->device_number = (dev_t) r->device_number;
+        v->foreign = r->foreign;
+        volume_set_state(v, VOLUME_ATTACHED);
+}
+
+static void apply_staged(Operation *op, Volume *v, StepResult *r)
+{
+        if (r->next)
+                return; /* format or fsck first: advance looks at it */
+        if (r->fs_type) {
+                free(v->fs_type);
+                v->fs_type = TAKE_PTR(r->fs_type);
+        }
+        if (r->uuid) {
+                free(v->uuid);
+                v->uuid = TAKE_PTR(r->uuid);
+        }
+        volume_set_state(v, VOLUME_STAGED);
+}
+
+void operation_apply_result(Operation *op, Step step)
+{
+        StepResult *r = &op->result;
+        Volume *v = op->volume;
+        Publish *p;
+
+        switch (step) {
+        case STEP_RESOLVE:
+                free(op->key);
+                free(op->identity);
+                op->key = TAKE_PTR(r->key);
+                op->identity = TAKE_PTR(r->identity);
+                op->resolved = true;
+                break;
+        case STEP_CREATE:
+                op->created = true;
+                op->resolved = false;
+                break;
+        case STEP_ATTACH:
+                apply_attached(v, r);
+                break;
+        case STEP_STAGE:
+                apply_staged(op, v, r);
+                break;
+        case STEP_FORMAT:
+        case STEP_FSCK:
+                op->prepared = true;
+                break;
+        case STEP_PUBLISH:
+                p = publish_find(op->manager, op->target);
+                if (p)
+                        p->mount_id = r->mount_id;
+                op->done = true;
+                break;
+        case STEP_UNPUBLISH:
+                p = publish_find(op->manager, op->target);
+                if (p)
+                        publish_free(p);
+                op->done = true;
+                break;
+        case STEP_UNSTAGE:
+                volume_set_state(v, VOLUME_ATTACHED);
+                break;
+        case STEP_DETACH:
+                volume_set_state(v, VOLUME_ABSENT);
+                v->cleanup_delay_usec = 0;
+                break;
+        case STEP_EXPAND:
+        case STEP_STATS:
+        case STEP_CHECK:
+        case STEP_FORGET:
+                op->done = true;
+                break;
+        case STEP_NONE:
+        case _STEP_MAX:
+        case _STEP_INVALID:
+                break;
+        }
+}
+
+void operation_step_failed(Operation *op, Step step, ErrorCode code)
+{
+        Publish *p;
+
+        /*
+         * A failed attach, stage, unstage or detach leaves its state (attaching, …): what is really there is not
+         * known, and the steps that undo it are idempotent. A failed publish has been undone by the mounter, unless
+         * the mounter itself was lost; then operation_undo() unpublishes first.
+         */
+        if (step != STEP_PUBLISH || !op->publish_begun || code == ERROR_MOUNTER_DIED || code == ERROR_TIMED_OUT)
+                return;
+        p = publish_find(op->manager, op->target);
+        if (p)
+                publish_free(p);
+        op->publish_begun = false;
+}

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * An operation: one thing berthd was asked to do (or does of itself), from request to answer and beyond.
+ *
+ * Order of locks: first the name (target, or "name:" and a volumeName), then, after Resolve has told it, the
+ * volume. A mounter process is held only between the two and while steps run, never while waiting for a lock: so no
+ * number of requests for a stuck volume can use up the mounters.
+ *
+ * Waiters are the D-Bus calls to answer; an identical request joins as another waiter. At the deadline all waiters
+ * are answered IN_PROGRESS and the operation goes on without any; then it may complete attach and stage, but never
+ * leaves something published (the kubelet has given the target up). What it leaves staged is undone after LingerSec
+ * unless a repeat comes.
+ *
+ * Each type of operation is a function `advance` that looks at where things are and starts the next step, or
+ * finishes; it is called again after every step. So there is no second bookkeeping of progress to get wrong.
+ */
+
+#include <sys/queue.h>
+#include <systemd/sd-bus.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/manager.h"
+#include "daemon/mounter-pool.h"
+#include "daemon/step.h"
+#include "protocol/client.h"
+
+typedef enum OperationType {
+        OPERATION_MOUNT,
+        OPERATION_UNMOUNT,
+        OPERATION_ATTACH,
+        OPERATION_DETACH,
+        OPERATION_EXPAND,
+        OPERATION_STATS,
+        OPERATION_FORGET,
+        OPERATION_CLEANUP, /* berthd's own: unstage and detach what nobody uses */
+        _OPERATION_TYPE_MAX,
+        _OPERATION_TYPE_INVALID = -EINVAL,
+} OperationType;
+
+/* In which line it stands. */
+typedef enum OperationQueue {
+        QUEUE_NONE,
+        QUEUE_NAME,
+        QUEUE_VOLUME,
+        QUEUE_POOL,
+} OperationQueue;
+
+struct Operation {
+        Manager *manager;
+        OperationType type;
+        uint64_t request; /* number, for logs */
+        uint64_t started_usec, step_started_usec;
+
+        /* the request */
+        MountParams params;
+        char *target;      /* canonical, NULL if the type has none */
+        char *name;        /* the name lock's, NULL if it takes none */
+        char *volume_name; /* DETACH; a key for FORGET */
+        uint64_t size;     /* EXPAND */
+        bool formatted;    /* FORGET */
+
+        sd_bus_message **waiters;
+        size_t n_waiters;
+        bool had_waiters; /* it is a request of somebody, now perhaps without */
+
+        /* locks and helpers held */
+        NameLock *name_lock;
+        Volume *volume;
+        MounterProcess *mounter;
+        OperationQueue queue;
+        Pool *queue_pool;
+        Volume *queue_volume;
+
+        /* the step */
+        Step step;
+        StepResult result; /* of the last step */
+        unsigned n_attempts;
+        uint64_t retry_delay_usec;
+        sd_event_source *deadline, *step_timer, *retry_timer, *defer;
+        sd_bus_slot *call;
+
+        /* progress that only this operation knows */
+        bool resolved;      /* identity and key are known (op->key, op->identity) */
+        bool created;       /* Create has run once */
+        bool attach_begun;  /* attached by this operation, or perhaps so */
+        bool stage_begun;   /* staged by it, or perhaps so */
+        bool publish_begun; /* published by it, or perhaps so; false if it found the target published */
+        bool prepared;      /* Format or Fsck has run once */
+        bool done;          /* the step that the type is about has succeeded */
+        bool undoing;
+        bool timed_out; /* its mounter was ended because of the step's time-out */
+        char *key, *identity;
+        Error error;    /* why it fails; set once */
+        Error postponed; /* why the rest has to be done in the background; not a failure */
+
+        TAILQ_ENTRY(Operation) entry; /* Manager.operations */
+        TAILQ_ENTRY(Operation) queued; /* the line of `queue` */
+};
+
+int operation_new(Manager *m, OperationType type, Operation **ret);
+/*
+ * Takes over op and starts it, or joins it to an identical one. call (may be NULL) gets an answer in any case.
+ */
+void operation_submit(Operation *op, sd_bus_message *call);
+/* Before operation_submit() only. */
+void operation_free(Operation *op);
+
+/* At the very end, after all operations are gone. */
+void name_locks_free(Manager *m);
+
+/* Called by the pool. */
+void operation_granted(Operation *op, MounterProcess *p);
+void operation_refused(Operation *op, Error *err);
+void operation_mounter_died(Operation *op);
+/* The mounter cannot be killed: whoever waits is told now. */
+void operation_mounter_stuck(Operation *op);
+
+/* Starts (or hastens) the background work on a volume that nobody uses; after delay_usec. */
+void volume_schedule_cleanup(Volume *v, uint64_t delay_usec);
+
+const char *operation_type_to_string(OperationType t);
+
+/* For operation-*.c: what types are made of. */
+
+/* Looks where things are and does the next thing: exactly one of run_step, lock_volume, finish. */
+void operation_advance(Operation *op);
+/* Runs the step; the result is in op->result when operation_advance() is called again with op->error unset. */
+void operation_run_step(Operation *op, Step step);
+/* Waits for the volume of this key (made if it does not exist); afterwards op->volume is held. */
+void operation_lock_volume(Operation *op, Volume *v);
+/* The volume that the operation is about: the one it holds, or, for those that hold none, the one at its target. */
+Volume *operation_subject(const Operation *op);
+/* Answers, frees locks, starts whoever waits, frees op. */
+void operation_finish(Operation *op);
+/* True while somebody waits for the answer; false when all have been answered or have gone. */
+bool operation_is_awaited(Operation *op);
+
+void operation_advance_mount(Operation *op);
+void operation_advance_unmount(Operation *op);
+void operation_advance_cleanup(Operation *op);
+void operation_advance_other(Operation *op);
+/* Undoes what op began on its volume, then finishes with op->error. */
+void operation_undo(Operation *op);
+/* UNSTAGE and DETACH of a volume that nobody uses; finishes when there is nothing (more) to do. */
+void operation_release_volume(Operation *op);
+
+/* What a finished step means for the volume; called before advance. operation-steps.c */
+void operation_apply_result(Operation *op, Step step);
+/* The state and record before a step. Negative errno if the record cannot be written. */
+int operation_record_step(Operation *op, Step step);
+/* The same after it failed. */
+void operation_step_failed(Operation *op, Step step, ErrorCode code);

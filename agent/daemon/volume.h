@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * A volume on this node and what is published of it.
+ *
+ *      absent → attaching → attached → staging → staged (publishes: 0..n) → unstaging → attached → detaching → absent
+ *
+ * One operation at a time holds a volume (volume->holder); others wait in line. volume_set_state() is the only
+ * writer of the state. The record on disk (store.h) follows the object: it is written before each step.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/strmap.h"
+#include "daemon/manager.h"
+
+typedef enum VolumeState {
+        VOLUME_ABSENT,
+        VOLUME_ATTACHING,
+        VOLUME_ATTACHED,
+        VOLUME_STAGING,
+        VOLUME_STAGED,
+        VOLUME_UNSTAGING,
+        VOLUME_DETACHING,
+        _VOLUME_STATE_MAX,
+        _VOLUME_STATE_INVALID = -EINVAL,
+} VolumeState;
+
+struct Publish {
+        Volume *volume;
+        char *target; /* canonical */
+        bool read_only;
+        char *pod_name, *pod_namespace, *pod_uid; /* NULL where unknown */
+        uint64_t mount_id;                        /* 0 until the kernel gave one */
+        TAILQ_ENTRY(Publish) of_volume;
+        UT_hash_handle hh; /* in Manager.publishes */
+};
+
+struct Volume {
+        Manager *manager;
+        char *key, *identity, *driver;
+        StrMap source;
+        char *fs_type; /* NULL until staged or asked for */
+        char *uuid;    /* of the file system; NULL until known */
+        char **mount_options;
+        bool read_only;       /* how the device is attached */
+        bool stage_read_only; /* how the stage is mounted */
+        bool foreign;   /* the device is an operator's: never detached */
+        char *device;   /* NULL while not attached, or without a device */
+        dev_t device_number;
+
+        VolumeState state;
+        const char *step; /* name of the recorded step, NULL if none is under way */
+        char **attachments; /* volumeNames that hold it attached */
+        TAILQ_HEAD(, Publish) publishes;
+        char *last_error; /* rendered; NULL if the last operation succeeded */
+
+        Operation *holder;
+        struct OperationList waiting;
+        sd_event_source *cleanup_timer;
+        uint64_t cleanup_delay_usec;
+        bool recorded; /* a record file exists */
+
+        UT_hash_handle hh; /* in Manager.volumes */
+};
+
+Volume *volume_find(Manager *m, const char *key);
+int volume_new(Manager *m, const char *key, const char *identity, const char *driver, Volume **ret);
+/* Frees it if nothing of it exists and nobody refers to it. */
+void volume_gc(Volume *v);
+void volume_free(Volume *v);
+
+void volume_set_state(Volume *v, VolumeState state);
+const char *volume_state_to_string(VolumeState state);
+VolumeState volume_state_from_string(const char *s);
+
+/* Nobody uses it: no publish and no attachment. */
+bool volume_is_unused(const Volume *v);
+/* <state dir>/staging/<key>; freed by the caller, NULL if out of memory. */
+char *volume_staging_path(const Volume *v);
+Volume *volume_find_by_attachment(Manager *m, const char *volume_name);
+
+Publish *publish_find(Manager *m, const char *target);
+int publish_new(Volume *v, const char *target, Publish **ret);
+void publish_free(Publish *p);
