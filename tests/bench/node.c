@@ -68,14 +68,14 @@ static void wait_ready(Node *n, int fd)
         }
 }
 
-static void start_agent(Node *n, const Programs *programs)
+static void start_agent(Node *n, const Programs *programs, const char *dir)
 {
         _cleanup_free_ char *config = format_string("%s/berthd.conf", n->dir);
         _cleanup_free_ char *log = format_string("%s/berthd.log", n->dir);
         _cleanup_free_ char *notify = format_string("%s/notify", n->dir);
         _cleanup_free_ char *runtime_dir = format_string("%s/run", n->dir);
         _cleanup_free_ char *state_dir = format_string("%s/state", n->dir);
-        _cleanup_free_ char *text = format_string("[Loop]\nDirectories=%s/../images\n", n->dir);
+        _cleanup_free_ char *text = format_string("[Loop]\nDirectories=%s/images\n", dir);
         _cleanup_close_ int fd = notify_socket(notify);
         char *argv[] = {programs->berthd,
                         "--config",
@@ -143,7 +143,7 @@ void node_start(Node *n, const Programs *programs, const char *dir, unsigned oth
         if (n->namespace_fd < 0)
                 die("/proc/self/ns/mnt: %m");
         add_other_mounts(n->dir, other_mounts);
-        start_agent(n, programs);
+        start_agent(n, programs, dir);
         n->bus = node_connect(n);
         setenv("BERTH_SOCKET", n->socket, 1);
 }
