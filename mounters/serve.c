@@ -145,27 +145,27 @@ static int not_supported(Mounter *m, const MounterVolume *v, MounterResult *r, E
 #define SLOT(name) offsetof(MounterOps, name)
 #define LOCKED (METHOD_LOCKS | METHOD_NEEDS_KEY)
 static const struct Method {
-        const char *name, *step;
+        const char *name;
         size_t slot;
         MounterSlot fallback;
         unsigned flags;
         unsigned answer;
 } methods[] = {
-        { "Resolve", "resolve", SLOT(resolve), not_supported, 0, ANSWER_IDENTITY | ANSWER_CREATE },
-        { "Create", "create", SLOT(create), not_supported,
+        { "Resolve", SLOT(resolve), not_supported, 0, ANSWER_IDENTITY | ANSWER_CREATE },
+        { "Create", SLOT(create), not_supported,
           LOCKED | METHOD_MUST_FINISH | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
-        { "Attach", "attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE },
-        { "Stage", "stage", SLOT(stage), not_supported, LOCKED, ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
-        { "Format", "format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM },
-        { "Fsck", "fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0 },
-        { "Publish", "publish", SLOT(publish), fs_publish, LOCKED, ANSWER_MOUNT_ID },
-        { "Unpublish", "unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS },
-        { "Unstage", "unstage", SLOT(unstage), fs_unstage, LOCKED, 0 },
-        { "Detach", "detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE },
-        { "Expand", "expand", SLOT(expand), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_SIZE },
-        { "Stats", "stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH },
-        { "Check", "check", SLOT(check), fs_check, 0, ANSWER_PRESENCE | ANSWER_MOUNT_ID | ANSWER_HEALTH },
-        { "Forget", "forget", SLOT(forget), no_device, LOCKED | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
+        { "Attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE },
+        { "Stage", SLOT(stage), not_supported, LOCKED, ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
+        { "Format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM },
+        { "Fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0 },
+        { "Publish", SLOT(publish), fs_publish, LOCKED, ANSWER_MOUNT_ID },
+        { "Unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS },
+        { "Unstage", SLOT(unstage), fs_unstage, LOCKED, 0 },
+        { "Detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE },
+        { "Expand", SLOT(expand), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_SIZE },
+        { "Stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH },
+        { "Check", SLOT(check), fs_check, 0, ANSWER_PRESENCE | ANSWER_MOUNT_ID | ANSWER_HEALTH },
+        { "Forget", SLOT(forget), no_device, LOCKED | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
 };
 
 static MounterSlot method_slot(const struct Method *method, const MounterOps *ops)
@@ -379,8 +379,6 @@ static int method_run(Mounter *m, const struct Method *method, const MounterVolu
         }
         if (r < 0 && !error_is_set(err))
                 error_set(err, ERROR_INTERNAL, r, "%s failed: %s", method->name, strerror(-r));
-        if (error_is_set(err) && !err->step)
-                err->step = method->step;
         return r;
 }
 

@@ -393,6 +393,10 @@ static int append_mounter(sd_bus_message *m, const MounterProcess *p)
                 r = bus_append_entry(m, "volume", "s", op->volume ? op->volume->key : str_or(op->key, ""));
         if (r >= 0 && op)
                 r = bus_append_entry(m, "step", "s", step_to_string(op->step));
+        if (r >= 0 && op && op->progress_total > 0)
+                r = bus_append_entry(m, "done", "t", op->progress_done);
+        if (r >= 0 && op && op->progress_total > 0)
+                r = bus_append_entry(m, "total", "t", op->progress_total);
         return r < 0 ? r : sd_bus_message_close_container(m);
 }
 

@@ -165,6 +165,19 @@ static int on_hello(sd_bus_message *reply, void *userdata, sd_bus_error *ret_err
         return 0;
 }
 
+/* A long step tells how far it is: for status, and for those who are told that it goes on. */
+static int on_progress(sd_bus_message *signal, void *userdata, sd_bus_error *ret_error)
+{
+        const MounterProcess *p = userdata;
+        uint64_t done, total;
+
+        if (p->operation && sd_bus_message_read(signal, "stt", NULL, &done, &total) >= 0) {
+                p->operation->progress_done = done;
+                p->operation->progress_total = total;
+        }
+        return 0;
+}
+
 static int spawn_process(Pool *pool, int fd, pid_t *ret_pid)
 {
         _cleanup_free_ char *path = NULL;
@@ -209,6 +222,9 @@ static int connect_bus(MounterProcess *p, int *fd)
                 r = sd_bus_start(p->bus);
         if (r >= 0)
                 r = sd_bus_attach_event(p->bus, p->pool->manager->event, SD_EVENT_PRIORITY_NORMAL);
+        if (r >= 0)
+                r = sd_bus_match_signal_async(p->bus, NULL, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, "Progress", on_progress,
+                                              NULL, p);
         if (r >= 0)
                 r = sd_bus_call_method_async(p->bus, &p->hello, NULL, MOUNTER_PATH, "org.freedesktop.DBus.Properties",
                                              "Get", on_hello, p, "ss", MOUNTER_INTERFACE, "ProtocolVersion");

@@ -416,7 +416,11 @@ static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
                 operation_finish(op);
                 return 0;
         }
-        error_set(&err, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s'", operation_type_to_string(op->type), step);
+        if (op->progress_total > 0)
+                error_set(&err, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s', %u %% done", operation_type_to_string(op->type),
+                          step, (unsigned) ((double) op->progress_done * 100 / (double) op->progress_total));
+        else
+                error_set(&err, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s'", operation_type_to_string(op->type), step);
         err.step = *step ? step : NULL;
         operation_log(op, &err);
         manager_remember_error(op->manager, volume_key_of(op), op->target, &err);
@@ -758,6 +762,7 @@ void operation_run_step(Operation *op, Step step)
         op->step = step;
         op->n_attempts = 0;
         op->retry_delay_usec = 0;
+        op->progress_total = 0;
         operation_try_step(op);
 }
 

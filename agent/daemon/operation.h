@@ -78,6 +78,7 @@ struct Operation {
         StepResult result; /* of the last step */
         unsigned n_attempts;
         uint64_t retry_delay_usec;
+        uint64_t progress_done, progress_total; /* of a long step, bytes; total 0: not told */
         sd_event_source *deadline, *step_timer, *retry_timer, *defer;
         sd_bus_slot *call;
 
