@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * The lasting memory: which volumes have been formatted, one small JSON file each in <state dir>/volumes; and
+ * the durable files below the state directory in general, which intent.c uses too. Runs in mounters; blocks on
+ * the node's own disk only (fsync).
+ *
+ * Invariants: a file is durable when the function that wrote it returns, its directory included; a memory that
+ * is there but cannot be read counts as "was formatted", because the opposite mistake destroys data.
+ */
+
+#include "mounters/block/internal.h"
+
+#include <inttypes.h>
+#include <limits.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/fd.h"
+#include "base/strmap.h"
+
+#define DIRECTORY "volumes"
+#define FILE_SIZE_MAX (64U * 1024U)
+#define MEMORY_VERSION 1
+
+int state_directory_open(Mounter *m, const char *name)
+{
+        int fd = openat(m->state_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        if (fd >= 0)
+                return fd;
+        if (errno != ENOENT)
+                return -errno;
+        if (mkdirat(m->state_fd, name, 0700) < 0 && errno != EEXIST)
+                return -errno;
+
+        /* m->state_fd may be O_PATH, which cannot be synced */
+        _cleanup_close_ int parent = openat(m->state_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (parent < 0 || fsync(parent) < 0)
+                return -errno;
+        fd = openat(m->state_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+        return fd < 0 ? -errno : fd;
+}
+
+char *state_file_name(const char *lasting_id)
+{
+        static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+        char *name = NULL;
+        size_t n = lasting_id ? strlen(lasting_id) : 0;
+
+        /* 16: room for ".json" here and for the "..tmp" of the temporary name */
+        if (n == 0 || n > NAME_MAX - 16 || lasting_id[0] == '.' || strspn(lasting_id, allowed) != n)
+                return NULL;
+        return asprintf(&name, "%s.json", lasting_id) < 0 ? NULL : name;
+}
+
+static int record_failed(const char *directory, const char *lasting_id, int error, const char *what, Error *err)
+{
+        return error_set(err, ERROR_RECORD_FAILED, error, "Cannot %s %s/%s.json in the state directory: %s", what,
+                         directory, str_or(lasting_id, "(no name)"), strerror(error < 0 ? -error : error));
+}
+
+int state_file_write(Mounter *m, const char *directory, const char *lasting_id, json_t *object, Error *err)
+{
+        _cleanup_free_ char *name = state_file_name(lasting_id), *text = json_dumps(object, JSON_INDENT(2));
+
+        if (!name || !text)
+                return record_failed(directory, lasting_id, EINVAL, "name or write", err);
+        _cleanup_close_ int dir = state_directory_open(m, directory);
+        if (dir < 0)
+                return record_failed(directory, lasting_id, dir, "make the directory of", err);
+        int r = write_file_atomic_at(dir, name, text, strlen(text), WRITE_SYNC);
+        return r < 0 ? record_failed(directory, lasting_id, r, "write", err) : 0;
+}
+
+int state_file_remove(Mounter *m, const char *directory, const char *lasting_id, Error *err)
+{
+        _cleanup_free_ char *name = state_file_name(lasting_id);
+        if (!name)
+                return record_failed(directory, lasting_id, EINVAL, "remove", err);
+        _cleanup_close_ int dir = state_directory_open(m, directory);
+        if (dir < 0)
+                return record_failed(directory, lasting_id, dir, "make the directory of", err);
+        if (unlinkat(dir, name, 0) < 0 && errno != ENOENT)
+                return record_failed(directory, lasting_id, errno, "remove", err);
+        /* Even if it was gone already: the removal may be an earlier process', and not yet durable. */
+        if (fsync(dir) < 0)
+                return record_failed(directory, lasting_id, errno, "make durable the removal of", err);
+        return 0;
+}
+
+int state_file_read(Mounter *m, const char *directory, const char *lasting_id, json_t **ret)
+{
+        _cleanup_free_ char *name = state_file_name(lasting_id), *path = NULL, *text = NULL;
+        size_t size = 0;
+
+        if (!name)
+                return -EINVAL;
+        if (asprintf(&path, "%s/%s", directory, name) < 0) {
+                path = NULL;
+                return -ENOMEM;
+        }
+        int r = read_file_at(m->state_fd, path, FILE_SIZE_MAX, &text, &size);
+        if (r == -ENOENT)
+                return 0;
+        if (r < 0)
+                return r;
+        json_t *object = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
+        if (!json_is_object(object)) {
+                json_decref(object);
+                return -EBADMSG;
+        }
+        *ret = object;
+        return 1;
+}
+
+int block_remember(Mounter *m, const char *lasting_id, const char *identity, const char *fs_type,
+                   const char *uuid, uint64_t size, Error *err)
+{
+        _cleanup_json_ json_t *object =
+                        json_pack("{s:i, s:s*, s:s, s:s, s:I, s:I}", "version", MEMORY_VERSION, "identity", identity,
+                                  "fsType", fs_type, "uuid", uuid, "size", (json_int_t) size, "formatted",
+                                  (json_int_t) time(NULL));
+        if (!object)
+                return error_set(err, ERROR_RECORD_FAILED, EINVAL,
+                                 "Cannot describe the new file system of %s as JSON", lasting_id);
+        return state_file_write(m, DIRECTORY, lasting_id, object, err);
+}
+
+int block_was_formatted(Mounter *m, const char *lasting_id, Error *err)
+{
+        _cleanup_json_ json_t *object = NULL;
+
+        if (!lasting_id)
+                return error_set(err, ERROR_INTERNAL, EINVAL, "The storage has no lasting name");
+        return state_file_read(m, DIRECTORY, lasting_id, &object) != 0;
+}
+
+int memory_refuse(Mounter *m, const char *lasting_id, int fd, Error *err)
+{
+        _cleanup_json_ json_t *object = NULL;
+        char name[PATH_MAX], when[64] = "at an unknown time";
+        const char *device = device_name(fd, name, sizeof(name)), *type, *uuid;
+        struct tm tm;
+
+        if (state_file_read(m, DIRECTORY, lasting_id, &object) <= 0)
+                return error_set(err, ERROR_WAS_FORMATTED, EEXIST,
+                                 "%s seems never to have held a file system, but there is a memory of it, "
+                                 DIRECTORY "/%s.json in the state directory, that cannot be read",
+                                 device, lasting_id);
+        time_t t = (time_t) json_integer_value(json_object_get(object, "formatted"));
+        if (t > 0 && gmtime_r(&t, &tm))
+                strftime(when, sizeof(when), "at %Y-%m-%dT%H:%M:%SZ", &tm);
+        type = json_string_value(json_object_get(object, "fsType"));
+        uuid = json_string_value(json_object_get(object, "uuid"));
+        return error_set(err, ERROR_WAS_FORMATTED, EEXIST,
+                         "No file system is found on %s, but %s (UUID %s) was made on it %s", device,
+                         str_or(type, "one"), str_or(uuid, "unknown"), when);
+}
+
+int block_forget(Mounter *m, const char *lasting_id, Error *err)
+{
+        /*
+         * The intent goes first: without it the device has to be proved blank again, and should the second
+         * removal fail, the memory still refuses.
+         */
+        int r = intent_remove(m, lasting_id, err);
+        return r < 0 ? r : state_file_remove(m, DIRECTORY, lasting_id, err);
+}
