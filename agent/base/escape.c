@@ -8,8 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The length of the valid, printable UTF-8 sequence at s, or 0. */
-static size_t printable_length(const unsigned char *s)
+/* The length of the valid UTF-8 sequence at s, which does not end the string, or 0. */
+static size_t sequence_length(const unsigned char *s, uint32_t *ret_character)
 {
         static const struct {
                 unsigned char mask, lead;
@@ -17,9 +17,10 @@ static size_t printable_length(const unsigned char *s)
                 uint32_t min;
         } forms[] = { { 0xe0, 0xc0, 2, 0x80 }, { 0xf0, 0xe0, 3, 0x800 }, { 0xf8, 0xf0, 4, 0x10000 } };
 
-        if (s[0] < 0x80)
-                return s[0] >= 0x20 && s[0] != 0x7f && s[0] != '\\' ? 1 : 0;
-
+        if (s[0] < 0x80) {
+                *ret_character = s[0];
+                return 1;
+        }
         for (size_t i = 0; i < sizeof(forms) / sizeof(forms[0]); i++) {
                 if ((s[0] & forms[i].mask) != forms[i].lead)
                         continue;
@@ -29,12 +30,37 @@ static size_t printable_length(const unsigned char *s)
                                 return 0;
                         c = c << 6 | (s[k] & 0x3fU);
                 }
-                /* overlong forms, surrogates, beyond Unicode, C1 controls */
-                if (c < forms[i].min || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff || c < 0xa0)
+                /* overlong forms, surrogates, beyond Unicode */
+                if (c < forms[i].min || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff)
                         return 0;
+                *ret_character = c;
                 return forms[i].size;
         }
         return 0;
+}
+
+/* The length of the valid, printable UTF-8 sequence at s, or 0. */
+static size_t printable_length(const unsigned char *s)
+{
+        uint32_t c = 0;
+        size_t n = sequence_length(s, &c);
+
+        /* C0 and C1 controls, and what escapes begin with */
+        return n > 0 && c >= 0x20 && !(c >= 0x7f && c < 0xa0) && c != '\\' ? n : 0;
+}
+
+bool bytes_are_text(const char *s)
+{
+        for (const unsigned char *p = (const unsigned char *) s; *p;) {
+                uint32_t c = 0;
+                size_t n = sequence_length(p, &c);
+
+                /* D-Bus refuses Unicode's noncharacters as well */
+                if (n == 0 || (c >= 0xfdd0 && c <= 0xfdef) || (c & 0xfffe) == 0xfffe)
+                        return false;
+                p += n;
+        }
+        return true;
 }
 
 char *bytes_escape(const char *s)

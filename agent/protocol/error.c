@@ -11,6 +11,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "base/escape.h"
 #include "base/strmap.h"
 
 #define NAME_PREFIX "io.berth.Error."
@@ -138,13 +139,21 @@ char *error_render(const Error *err)
 
 int error_to_bus(const Error *err, sd_bus_error *ret)
 {
-        _cleanup_free_ char *name = NULL;
+        _cleanup_free_ char *name = NULL, *escaped = NULL;
+        const char *text = str_or(err->text, "");
 
         if (asprintf(&name, NAME_PREFIX "%s", error_code_name(err->code)) < 0)
                 return -ENOMEM;
+        /* a path in it may have any bytes; with them the answer could not be sent at all */
+        if (!bytes_are_text(text)) {
+                escaped = bytes_escape(text);
+                if (!escaped)
+                        return -ENOMEM;
+                text = escaped;
+        }
         if (err->step)
-                return sd_bus_error_setf(ret, name, "[%s] %s", err->step, str_or(err->text, ""));
-        return sd_bus_error_set(ret, name, str_or(err->text, ""));
+                return sd_bus_error_setf(ret, name, "[%s] %s", err->step, text);
+        return sd_bus_error_set(ret, name, text);
 }
 
 int error_from_bus(Error *err, const sd_bus_error *e, ErrorCode disconnected)
