@@ -61,10 +61,10 @@ static const Verb *verb_find(const char *name)
         return NULL;
 }
 
-/* One line, whatever the text has in it. */
+/* One line, whatever the text has in it; what came over D-Bus may be escaped already, and is not to be so twice. */
 static void complain(const char *text)
 {
-        _cleanup_free_ char *escaped = bytes_escape(text);
+        _cleanup_free_ char *bytes = bytes_unescape(text), *escaped = bytes ? bytes_escape(bytes) : NULL;
 
         fprintf(stderr, "berthctl: %s\n", escaped ? escaped : "out of memory");
 }

@@ -39,7 +39,9 @@ static void cut(char *s, size_t max)
 
 json_t *reply_failure(const Error *err)
 {
-        _cleanup_free_ char *text = error_render(err), *escaped = text ? bytes_escape(text) : NULL, *message = NULL;
+        /* what came over D-Bus may be escaped already: taking that back first escapes all texts once */
+        _cleanup_free_ char *text = error_render(err), *bytes = text ? bytes_unescape(text) : NULL,
+                            *escaped = bytes ? bytes_escape(bytes) : NULL, *message = NULL;
 
         if (!escaped)
                 return NULL;
