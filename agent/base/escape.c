@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The length of the valid UTF-8 sequence at s, which does not end the string, or 0. */
+/* The length of the sequence at s that is valid UTF-8 and a character D-Bus takes, or 0; not at the string's end. */
 static size_t sequence_length(const unsigned char *s, uint32_t *ret_character)
 {
         static const struct {
@@ -33,6 +33,9 @@ static size_t sequence_length(const unsigned char *s, uint32_t *ret_character)
                 /* overlong forms, surrogates, beyond Unicode */
                 if (c < forms[i].min || (c >= 0xd800 && c <= 0xdfff) || c > 0x10ffff)
                         return 0;
+                /* Unicode's noncharacters, which sd-bus refuses as well */
+                if ((c >= 0xfdd0 && c <= 0xfdef) || (c & 0xfffe) == 0xfffe)
+                        return 0;
                 *ret_character = c;
                 return forms[i].size;
         }
@@ -55,8 +58,7 @@ bool bytes_are_text(const char *s)
                 uint32_t c = 0;
                 size_t n = sequence_length(p, &c);
 
-                /* D-Bus refuses Unicode's noncharacters as well */
-                if (n == 0 || (c >= 0xfdd0 && c <= 0xfdef) || (c & 0xfffe) == 0xfffe)
+                if (n == 0)
                         return false;
                 p += n;
         }

@@ -137,6 +137,14 @@ char *error_render(const Error *err)
         return rendered;
 }
 
+/* Whether the text came from another process with "[<step>] " in front of it already. */
+static bool names_step(const char *text, const char *step)
+{
+        size_t n = strlen(step);
+
+        return text[0] == '[' && strncmp(text + 1, step, n) == 0 && text[n + 1] == ']';
+}
+
 int error_to_bus(const Error *err, sd_bus_error *ret)
 {
         _cleanup_free_ char *name = NULL, *escaped = NULL;
@@ -151,7 +159,7 @@ int error_to_bus(const Error *err, sd_bus_error *ret)
                         return -ENOMEM;
                 text = escaped;
         }
-        if (err->step)
+        if (err->step && !names_step(text, err->step))
                 return sd_bus_error_setf(ret, name, "[%s] %s", err->step, text);
         return sd_bus_error_set(ret, name, text);
 }

@@ -137,6 +137,43 @@ Test(error, wire_names_the_step)
         sd_bus_error_free(&e);
 }
 
+/* From mounter to berthd to client: named once. */
+Test(error, wire_names_the_step_once)
+{
+        sd_bus_error e = SD_BUS_ERROR_NULL;
+        _cleanup_error_ Error sent = ERROR_INIT, received = ERROR_INIT;
+
+        (void) error_set(&sent, ERROR_MOUNT_FAILED, EIO, "[stage] no");
+        sent.step = "stage";
+        (void) error_to_bus(&sent, &e);
+        (void) error_from_bus(&received, &e, ERROR_MOUNTER_DIED);
+        cr_assert_str_eq(received.text, "[stage] no");
+        sd_bus_error_free(&e);
+}
+
+/* A message with such bytes as they are could not be sent at all. */
+Test(error, wire_carries_any_bytes)
+{
+        static const struct {
+                const char *text, *sent;
+        } cases[] = {
+                { "/dir/\xff\n gone", "/dir/\\xff\\x0a gone" },
+                { "half \xc3", "half \\xc3" },
+                { "noncharacter \xef\xbf\xbf", "noncharacter \\xef\\xbf\\xbf" },
+                { "äöü \\ \n 中文", "äöü \\ \n 中文" }, /* what can be sent is left as it is */
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++) {
+                sd_bus_error e = SD_BUS_ERROR_NULL;
+                _cleanup_error_ Error sent = ERROR_INIT;
+
+                (void) error_set(&sent, ERROR_TARGET_MISSING, ENOENT, "%s", cases[i].text);
+                cr_assert_lt(error_to_bus(&sent, &e), 0, "as sd_bus_error_set() has it");
+                cr_assert_str_eq(e.message, cases[i].sent);
+                sd_bus_error_free(&e);
+        }
+}
+
 Test(error, errors_of_dbus_are_mapped)
 {
         static const struct {

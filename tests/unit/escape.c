@@ -62,3 +62,16 @@ Test(escape, malformed_escapes_stay_as_they_are)
                 cr_assert_str_eq(back, cases[i], "'%s' became '%s'", cases[i], back);
         }
 }
+
+Test(escape, text_is_what_dbus_takes)
+{
+        static const char *const good[] = { "", "plain \\ \n\t\x7f", "\xc2\x80", "äöü 中文 😀", "\xef\xbf\xbd", "\xf4\x8f\xbf\xbd" };
+        static const char *const bad[] = { "\xff",         "\x80",         "\xc3",             "x\xc3(",           "\xc0\x80",
+                                           "\xed\xa0\x80", "\xef\xbf\xbe", "\xef\xbf\xbf",     "\xef\xb7\x90",     "\xf0\x82\x82\xac",
+                                           "\xe2\x82",     "\xf0\x9f\x98", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80" };
+
+        for (size_t i = 0; i < ELEMENTSOF(good); i++)
+                cr_assert(bytes_are_text(good[i]), "good %zu", i);
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++)
+                cr_assert_not(bytes_are_text(bad[i]), "bad %zu", i);
+}
