@@ -181,7 +181,7 @@ void print_table(const Ctl *c, const json_t *rows, const Column *columns)
 
         if (!cells || !widths)
                 return;
-        for (size_t i = 0; i < n_rows + 1; i++)
+        for (size_t i = 0; i <= n_rows; i++)
                 for (size_t k = 0; k < n; k++) {
                         char *text = i == 0 ? strdup(columns[k].header) : cell_text(c, json_array_get(rows, i - 1), &columns[k]);
                         size_t width = text ? text_width(text) : 0;
@@ -190,14 +190,14 @@ void print_table(const Ctl *c, const json_t *rows, const Column *columns)
                         if (width > widths[k])
                                 widths[k] = width;
                 }
-        for (size_t i = 0; i < (n_rows + 1) * n; i++) {
-                const Column *column = &columns[i % n];
-                const char *text = cells[i] ? cells[i] : "-";
-                const char *colour = i < n ? COLOUR_BOLD : column->alarming && strcmp(text, "-") != 0 ? COLOUR_RED : NULL;
+        for (size_t i = 0; i <= n_rows; i++)
+                for (size_t k = 0; k < n; k++) {
+                        _cleanup_free_ char *owned = cells[i * n + k];
+                        const char *text = owned ? owned : "-";
+                        bool alarm = i > 0 && columns[k].alarming && strcmp(text, "-") != 0;
 
-                print_cell(c, text, widths[i % n], colour, i % n == n - 1);
-                free(cells[i]);
-        }
+                        print_cell(c, text, widths[k], i == 0 ? COLOUR_BOLD : alarm ? COLOUR_RED : NULL, k == n - 1);
+                }
 }
 
 void print_fields(const Ctl *c, const json_t *row, const Column *columns)
