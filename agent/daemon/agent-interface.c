@@ -457,22 +457,17 @@ static int method_get_status(sd_bus_message *call, void *userdata, sd_bus_error 
 
 static int method_reconcile(sd_bus_message *call, void *userdata, sd_bus_error *e)
 {
-        _cleanup_message_ sd_bus_message *reply = NULL;
         _cleanup_error_ Error err = ERROR_INIT;
         Manager *m = userdata;
-        int dry_run, r;
+        int dry_run;
 
         connection_touch(m, sd_bus_message_get_bus(call));
         if (sd_bus_message_read_basic(call, 'b', &dry_run) < 0) {
                 request_malformed(-EBADMSG, "dryRun", &err);
                 return reply_with(call, &err);
         }
-        r = sd_bus_message_new_method_return(call, &reply);
-        if (r < 0)
-                return r;
-        if (reconcile_run(m, dry_run ? RECONCILE_DRY_RUN : RECONCILE_APPLY, reply, &err) < 0)
-                return reply_with(call, &err);
-        return sd_bus_send(NULL, reply, NULL);
+        reconcile_request(m, dry_run ? RECONCILE_DRY_RUN : RECONCILE_APPLY, call);
+        return 1;
 }
 
 static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property, sd_bus_message *reply,

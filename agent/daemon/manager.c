@@ -83,7 +83,7 @@ int manager_new(Settings *settings, Manager **ret, Error *err)
         if (r >= 0)
                 r = store_load(m, err);
         if (r >= 0 && m->volumes)
-                r = reconcile_run(m, RECONCILE_APPLY, NULL, err);
+                r = reconcile_at_start(m, err);
         if (r >= 0) {
                 make_image_directory(m);
                 r = pools_start(m);
@@ -121,6 +121,7 @@ void manager_free(Manager *m)
         Volume *v, *next;
 
         end_operations(m);
+        reconcile_free(m);
         name_locks_free(m);
         if (m->listen_fd >= 0)
                 listener_stop(m);

@@ -23,6 +23,7 @@ typedef struct NameLock NameLock;
 typedef struct Operation Operation;
 typedef struct Pool Pool;
 typedef struct Publish Publish;
+typedef struct Reconcile Reconcile;
 typedef struct Volume Volume;
 
 /* For Explain: what went wrong lately, the newest last; a ring. */
@@ -49,6 +50,8 @@ struct Manager {
         TAILQ_HEAD(OperationList, Operation) operations;
         unsigned n_operations;
         uint64_t next_request;
+
+        Reconcile *reconcile; /* NULL until the first */
 
         int listen_fd;
         sd_event_source *listen_source, *listen_resume;

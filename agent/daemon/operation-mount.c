@@ -28,6 +28,21 @@ static void fail(Operation *op, Error *err)
 
 /* ---- before there is a volume ---- */
 
+/* What does not exist cannot be what the target or the name stands for: said before it is made, not after. */
+static int check_creation(const Operation *op, Error *err)
+{
+        const Publish *p = op->target ? publish_find(op->manager, op->target) : NULL;
+        const Volume *v = op->type == OPERATION_ATTACH ? volume_find_by_attachment(op->manager, op->params.volume_name) : NULL;
+
+        if (p)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds another volume, %s, not one that is yet to be made",
+                                 op->target, p->volume->identity);
+        if (v)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Volume name '%s' is attached to another volume, %s",
+                                 op->params.volume_name, v->identity);
+        return 0;
+}
+
 static void advance_resolve(Operation *op)
 {
         if (!op->resolved) {
@@ -35,8 +50,12 @@ static void advance_resolve(Operation *op)
                 return;
         }
         if (op->result.create) {
+                _cleanup_error_ Error err = ERROR_INIT;
+
                 if (op->created)
                         FAIL(op, ERROR_IMAGE_NOT_FOUND, ENOENT, "The image was made and is gone again");
+                else if (check_creation(op, &err) < 0)
+                        fail(op, &err);
                 else
                         operation_run_step(op, STEP_CREATE);
                 return;

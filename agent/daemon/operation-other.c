@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Expand, Stats and Forget: operations on a volume that stays where it is. Runs in berthd.
+ * Expand, Stats, Forget, and berthd's own looks at things (Check, Scan): operations that leave a volume where it is.
+ * Runs in berthd.
  */
 
 #include <string.h>
 
+#include "base/log.h"
 #include "daemon/operation.h"
 #include "daemon/store.h"
 
@@ -71,6 +73,38 @@ static void advance_forget(Operation *op)
                 operation_finish(op);
 }
 
+static void advance_check(Operation *op)
+{
+        const Volume *v = volume_find(op->manager, op->key);
+
+        if (v && v->state == VOLUME_STAGED)
+                operation_run_step(op, STEP_CHECK);
+        else
+                operation_finish(op);
+}
+
+void operation_conclude_check(Operation *op)
+{
+        Volume *v = volume_find(op->manager, op->key);
+
+        if (!v || v->state != VOLUME_STAGED)
+                return;
+        if (!op->done) {
+                v->health = VOLUME_HEALTH_UNKNOWN;
+                return;
+        }
+        VolumeHealth health = op->result.healthy     ? VOLUME_HEALTH_OK
+                              : op->result.corrupted ? VOLUME_HEALTH_CORRUPTED
+                                                     : VOLUME_HEALTH_DEGRADED;
+        if (health != v->health && health != VOLUME_HEALTH_OK) {
+                const LogField fields[] = { { "VOLUME", v->key }, { NULL, NULL } };
+                log_fields(LOG_WARNING, fields, "Volume is not healthy: %s", str_or(op->result.reason, "no reason given"));
+        }
+        v->health = health;
+        free(v->health_reason);
+        v->health_reason = health == VOLUME_HEALTH_OK ? NULL : TAKE_PTR(op->result.reason);
+}
+
 void operation_advance_other(Operation *op)
 {
         if (op->done) {
@@ -86,6 +120,12 @@ void operation_advance_other(Operation *op)
                 return;
         case OPERATION_FORGET:
                 advance_forget(op);
+                return;
+        case OPERATION_CHECK:
+                advance_check(op);
+                return;
+        case OPERATION_SCAN:
+                operation_run_step(op, STEP_SCAN);
                 return;
         default:
                 operation_finish(op);

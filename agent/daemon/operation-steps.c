@@ -40,6 +40,7 @@ int operation_record_step(Operation *op, Step step)
         case STEP_STATS:
         case STEP_CHECK:
         case STEP_FORGET:
+        case STEP_SCAN:
         case _STEP_MAX:
         case _STEP_INVALID:
                 return 0; /* no effect on the node that a crash could leave behind */
@@ -123,6 +124,7 @@ void operation_apply_result(Operation *op, Step step)
         case STEP_STATS:
         case STEP_CHECK:
         case STEP_FORGET:
+        case STEP_SCAN:
                 op->done = true;
                 break;
         case STEP_NONE:

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "daemon/reconcile/reconcile.h"
 #include "daemon/store.h"
 #include "protocol/bus-util.h"
 #include "protocol/names.h"
@@ -22,6 +23,7 @@
 #define LOCKED_RETRY_MIN_USEC UINT64_C(20000)
 #define LOCKED_RETRY_MAX_USEC UINT64_C(1000000)
 #define TIMER_ACCURACY_USEC 1000
+#define LOOK_TIMEOUT_USEC UINT64_C(10000000)
 
 struct NameLock {
         char *name;
@@ -34,6 +36,7 @@ static const char *const type_names[_OPERATION_TYPE_MAX] = {
         [OPERATION_MOUNT] = "Mount",   [OPERATION_UNMOUNT] = "Unmount", [OPERATION_ATTACH] = "Attach",
         [OPERATION_DETACH] = "Detach", [OPERATION_EXPAND] = "Expand",   [OPERATION_STATS] = "Stats",
         [OPERATION_FORGET] = "Forget", [OPERATION_CLEANUP] = "Cleanup",
+        [OPERATION_CHECK] = "Check",   [OPERATION_SCAN] = "Scan",
 };
 
 const char *operation_type_to_string(OperationType t)
@@ -149,6 +152,8 @@ static int append_answer(const Operation *op, sd_bus_message *m)
         case OPERATION_DETACH:
         case OPERATION_FORGET:
         case OPERATION_CLEANUP:
+        case OPERATION_CHECK:
+        case OPERATION_SCAN:
         case _OPERATION_TYPE_MAX:
         case _OPERATION_TYPE_INVALID:
                 return 0;
@@ -512,6 +517,8 @@ void operation_advance(Operation *op)
         case OPERATION_EXPAND:
         case OPERATION_STATS:
         case OPERATION_FORGET:
+        case OPERATION_CHECK:
+        case OPERATION_SCAN:
                 operation_advance_other(op);
                 break;
         case _OPERATION_TYPE_MAX:
@@ -545,6 +552,7 @@ static void operation_fail(Operation *op, Error *err)
 }
 
 static void operation_try_step(Operation *op);
+static uint64_t step_timeout(const Operation *op);
 
 static int on_retry(sd_event_source *s, uint64_t usec, void *userdata)
 {
@@ -582,7 +590,7 @@ void operation_mounter_died(Operation *op)
         if (op->timed_out) {
                 error_set(&err, ERROR_TIMED_OUT, ETIMEDOUT, "Step '%s' of %s took longer than %llu s and was ended",
                           step_to_string(op->step), str_or(volume_key_of(op), str_or(op->target, "the volume")),
-                          (unsigned long long) (op->manager->settings.step_timeout_usec / 1000000));
+                          (unsigned long long) (step_timeout(op) / 1000000));
                 op->timed_out = false;
                 operation_fail(op, &err);
                 return;
@@ -688,6 +696,15 @@ static void params_fill(const Operation *op, StepParams *ret)
                 ret->read_only = v->stage_read_only;
 }
 
+/* A look must not take as long as work may. */
+static uint64_t step_timeout(const Operation *op)
+{
+        uint64_t limit = op->manager->settings.step_timeout_usec;
+        bool look = op->step == STEP_STATS || op->step == STEP_CHECK || op->step == STEP_SCAN;
+
+        return look && limit > LOOK_TIMEOUT_USEC ? LOOK_TIMEOUT_USEC : limit;
+}
+
 static int send_step(Operation *op, Error *err)
 {
         _cleanup_message_ sd_bus_message *m = NULL;
@@ -706,7 +723,7 @@ static int send_step(Operation *op, Error *err)
         op->step_started_usec = now_boottime_usec();
         if (step_kind(op->step) == STEP_KILLABLE &&
             sd_event_add_time_relative(op->manager->event, &op->step_timer, CLOCK_BOOTTIME,
-                                       op->manager->settings.step_timeout_usec, TIMER_ACCURACY_USEC, on_step_timeout, op) < 0)
+                                       step_timeout(op), TIMER_ACCURACY_USEC, on_step_timeout, op) < 0)
                 return error_oom(err);
         return 0;
 }
@@ -726,6 +743,8 @@ Volume *operation_subject(const Operation *op)
 {
         const Publish *p = !op->volume && op->type == OPERATION_STATS ? publish_find(op->manager, op->target) : NULL;
 
+        if (op->type == OPERATION_CHECK)
+                return volume_find(op->manager, op->key);
         return p ? p->volume : op->volume;
 }
 
@@ -775,10 +794,10 @@ static void volume_settle(Operation *op, const Error *err)
         int r;
 
         v->step = NULL;
-        if (op->type != OPERATION_CLEANUP && op->type != OPERATION_STATS) {
-                free(v->last_error);
-                v->last_error = TAKE_PTR(rendered);
-        }
+        if (error_is_set(&op->postponed) && !rendered)
+                rendered = error_render(&op->postponed); /* says who holds it */
+        free(v->last_error);
+        v->last_error = TAKE_PTR(rendered);
         if (v->state == VOLUME_ABSENT && volume_is_unused(v))
                 r = store_remove(v);
         else
@@ -803,6 +822,10 @@ void operation_finish(Operation *op)
         if (op->n_waiters > 0 || !op->had_waiters)
                 operation_log(op, err);
         operation_answer(op, err);
+        if (op->type == OPERATION_CHECK)
+                operation_conclude_check(op);
+        if (op->type == OPERATION_SCAN)
+                reconcile_scanned(m, op->params.driver, op->done ? &op->result : NULL);
 
         volume_unlock(op);
         name_lock_release(op);

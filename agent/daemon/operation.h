@@ -34,6 +34,8 @@ typedef enum OperationType {
         OPERATION_EXPAND,
         OPERATION_STATS,
         OPERATION_FORGET,
+        OPERATION_CHECK, /* berthd's own: is its stage healthy? */
+        OPERATION_SCAN,  /* berthd's own: which devices are there of a kind? */
         OPERATION_CLEANUP, /* berthd's own: unstage and detach what nobody uses */
         _OPERATION_TYPE_MAX,
         _OPERATION_TYPE_INVALID = -EINVAL,
@@ -142,6 +144,8 @@ void operation_advance_mount(Operation *op);
 void operation_advance_unmount(Operation *op);
 void operation_advance_cleanup(Operation *op);
 void operation_advance_other(Operation *op);
+/* What a Check found goes into the volume. */
+void operation_conclude_check(Operation *op);
 /* Undoes what op began on its volume, then finishes with op->error. */
 void operation_undo(Operation *op);
 /* UNSTAGE and DETACH of a volume that nobody uses; finishes when there is nothing (more) to do. */

@@ -32,6 +32,7 @@ static const struct {
         [STEP_STATS] = { "stats", "Stats", STEP_KILLABLE },
         [STEP_CHECK] = { "check", "Check", STEP_KILLABLE },
         [STEP_FORGET] = { "forget", "Forget", STEP_KILLABLE },
+        [STEP_SCAN] = { "scan", "Scan", STEP_KILLABLE },
 };
 
 const char *step_to_string(Step step)
@@ -125,10 +126,12 @@ int step_new_call(sd_bus *bus, Step step, const Volume *v, const StepParams *p, 
         return 0;
 }
 
-static const struct {
+typedef struct ResultField {
         const char *key, *type;
         size_t offset;
-} result_fields[] = {
+} ResultField;
+
+static const ResultField result_fields[] = {
 #define FIELD(key, type, field) { key, type, offsetof(StepResult, field) }
         FIELD("identity", "s", identity),
         FIELD("key", "s", key),
@@ -144,6 +147,7 @@ static const struct {
         FIELD("staged", "b", staged),
         FIELD("published", "b", published),
         FIELD("healthy", "b", healthy),
+        FIELD("corrupted", "b", corrupted),
         FIELD("deviceNumber", "t", device_number),
         FIELD("mountId", "t", mount_id),
         FIELD("size", "t", size),
@@ -157,16 +161,28 @@ static const struct {
 #undef FIELD
 };
 
-static int result_set(const char *key, const char *type, sd_bus_message *m, void *userdata)
+static const ResultField device_fields[] = {
+#define FIELD(key, type, field) { key, type, offsetof(StepDevice, field) }
+        FIELD("key", "s", key),
+        FIELD("identity", "s", identity),
+        FIELD("device", "s", device),
+        FIELD("image", "s", image),
+        FIELD("deviceNumber", "t", device_number),
+        FIELD("foreign", "b", foreign),
+        FIELD("readOnly", "b", read_only),
+#undef FIELD
+};
+
+static int field_set(const ResultField *fields, size_t n_fields, const char *key, const char *type, sd_bus_message *m, void *object)
 {
-        for (size_t i = 0; i < ELEMENTSOF(result_fields); i++) {
-                void *field = (char *) userdata + result_fields[i].offset;
+        for (size_t i = 0; i < n_fields; i++) {
+                void *field = (char *) object + fields[i].offset;
                 const char *s;
                 int b, r;
 
-                if (strcmp(result_fields[i].key, key) != 0)
+                if (strcmp(fields[i].key, key) != 0)
                         continue;
-                if (strcmp(result_fields[i].type, type) != 0)
+                if (strcmp(fields[i].type, type) != 0)
                         return -EBADMSG;
                 switch (type[0]) {
                 case 's':
@@ -184,6 +200,37 @@ static int result_set(const char *key, const char *type, sd_bus_message *m, void
         return 0;
 }
 
+static int device_set(const char *key, const char *type, sd_bus_message *m, void *userdata)
+{
+        return field_set(device_fields, ELEMENTSOF(device_fields), key, type, m, userdata);
+}
+
+static int read_devices(sd_bus_message *m, StepResult *result)
+{
+        int r = sd_bus_message_enter_container(m, 'a', "a{sv}");
+
+        while (r >= 0 && sd_bus_message_at_end(m, 0) == 0) {
+                StepDevice *grown = reallocarray(result->devices, result->n_devices + 1, sizeof(*grown));
+                if (!grown)
+                        return -ENOMEM;
+                result->devices = grown;
+                grown[result->n_devices++] = (StepDevice) {};
+                r = bus_read_dict(m, device_set, &grown[result->n_devices - 1]);
+                if (r >= 0 && (!grown[result->n_devices - 1].key || !grown[result->n_devices - 1].identity))
+                        return -EBADMSG;
+        }
+        return r < 0 ? r : sd_bus_message_exit_container(m);
+}
+
+static int result_set(const char *key, const char *type, sd_bus_message *m, void *userdata)
+{
+        StepResult *result = userdata;
+
+        if (strcmp(key, "devices") == 0 && !result->devices)
+                return strcmp(type, "aa{sv}") == 0 ? read_devices(m, result) : -EBADMSG;
+        return field_set(result_fields, ELEMENTSOF(result_fields), key, type, m, result);
+}
+
 int step_read_result(sd_bus_message *reply, StepResult *ret)
 {
         _cleanup_step_result_ StepResult result = STEP_RESULT_INIT;
@@ -196,8 +243,20 @@ int step_read_result(sd_bus_message *reply, StepResult *ret)
         return 0;
 }
 
+void step_devices_free(StepDevice *d, size_t n)
+{
+        for (size_t i = 0; i < n; i++) {
+                free(d[i].key);
+                free(d[i].identity);
+                free(d[i].device);
+                free(d[i].image);
+        }
+        free(d);
+}
+
 void step_result_done(StepResult *r)
 {
+        step_devices_free(r->devices, r->n_devices);
         free(r->identity);
         free(r->key);
         free(r->device);

@@ -29,6 +29,7 @@ typedef enum Step {
         STEP_STATS,
         STEP_CHECK,
         STEP_FORGET,
+        STEP_SCAN,
         _STEP_MAX,
         _STEP_INVALID = -EINVAL,
 } Step;
@@ -56,11 +57,22 @@ typedef struct StepParams {
         uint64_t size;
 } StepParams;
 
+/* A device as Scan found it on the node. */
+typedef struct StepDevice {
+        char *key, *identity, *device, *image; /* image: its backing file, "" if there is none */
+        uint64_t device_number;
+        bool foreign, read_only;
+} StepDevice;
+void step_devices_free(StepDevice *d, size_t n);
+
 typedef struct StepResult {
         char *identity, *key, *device, *next, *fs_type, *uuid, *reason;
         bool create, foreign, gone, attached, staged, published, healthy;
         uint64_t device_number, mount_id, size;
         uint32_t layers;
+        bool corrupted; /* Check: not healthy, and beyond use */
+        StepDevice *devices; /* Scan */
+        size_t n_devices;
         uint64_t total_bytes, available_bytes, used_bytes, total_inodes, free_inodes, used_inodes;
 } StepResult;
 

@@ -84,6 +84,7 @@ void volume_free(Volume *v)
         free(v->device);
         strv_free(v->attachments);
         free(v->last_error);
+        free(v->health_reason);
         free(v);
 }
 

@@ -29,6 +29,16 @@ typedef enum VolumeState {
         _VOLUME_STATE_INVALID = -EINVAL,
 } VolumeState;
 
+/* As a mounter's Check last found it. */
+typedef enum VolumeHealth {
+        VOLUME_HEALTH_UNKNOWN, /* not checked, or no answer in time: nothing is concluded */
+        VOLUME_HEALTH_OK,
+        VOLUME_HEALTH_DEGRADED,  /* read-only by an I/O error, lower file system full: told, not touched */
+        VOLUME_HEALTH_CORRUPTED, /* EIO, ESTALE, ENOTCONN, ENODEV, ESHUTDOWN: beyond use */
+        _VOLUME_HEALTH_MAX,
+        _VOLUME_HEALTH_INVALID = -EINVAL,
+} VolumeHealth;
+
 struct Publish {
         Volume *volume;
         char *target; /* canonical */
@@ -57,6 +67,8 @@ struct Volume {
         char **attachments; /* volumeNames that hold it attached */
         TAILQ_HEAD(, Publish) publishes;
         char *last_error; /* rendered; NULL if the last operation succeeded */
+        VolumeHealth health;
+        char *health_reason; /* NULL while healthy or unknown */
 
         Operation *holder;
         struct OperationList waiting;

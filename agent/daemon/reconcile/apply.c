@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Carrying out a plan: records are mended here, everything that touches storage becomes an operation of its own, so one volume's
- * failure never stops another's. Runs in berthd.
+ * Carrying out a plan: records are mended here; whatever touches storage becomes an operation of its own, so one volume's failure
+ * never stops another's. The world may have changed since the snapshot: each step looks whether its volume is still as it
+ * was judged, and leaves one that an operation has taken meanwhile alone. Runs in berthd.
  */
 
 #include <string.h>
@@ -11,7 +12,85 @@
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
 #include "daemon/store.h"
-#include "protocol/bus-util.h"
+#include "protocol/target.h"
+
+static int adopt_volume(Manager *m, const PlanStep *s)
+{
+        const StepDevice *d = s->device;
+        _cleanup_free_ char *driver = strndup(d->key, strcspn(d->key, "-"));
+        Volume *v;
+        int r;
+
+        if (!driver)
+                return -ENOMEM;
+        if (!volume_key_is_valid(d->key) || !pool_kind_is_valid(driver))
+                return -EBADMSG;
+        if (volume_find(m, d->key))
+                return 0;
+        r = volume_new(m, d->key, d->identity, driver, &v);
+        if (r < 0)
+                return r;
+        v->device_number = (dev_t) d->device_number;
+        v->foreign = d->foreign;
+        v->read_only = d->read_only;
+        volume_set_state(v, s->mount ? VOLUME_STAGED : VOLUME_ATTACHED);
+        v->stage_read_only = s->mount && s->mount->read_only;
+        if ((d->image && *d->image && (r = strmap_set(&v->source, "path", d->image)) < 0) ||
+            (r = str_replace(&v->device, d->device)) < 0 ||
+            (s->mount && (r = str_replace(&v->fs_type, s->mount->fs_type)) < 0))
+                return r;
+        return store_write(v);
+}
+
+static int adopt_publish(Manager *m, const PlanStep *s)
+{
+        _cleanup_target_ Target t = TARGET_INIT;
+        Volume *v = volume_find(m, s->volume);
+        Publish *p;
+        int r;
+
+        if (!v || v->holder || publish_find(m, s->target))
+                return 0;
+        r = target_parse(s->target, &m->settings, &t, NULL);
+        if (r < 0)
+                return r;
+        r = publish_new(v, s->target, &p);
+        if (r < 0)
+                return r;
+        p->read_only = s->mount->read_only;
+        p->pod_uid = TAKE_PTR(t.pod_uid);
+        return store_write(v);
+}
+
+/* As if the kubelet had asked for it; nobody waits for the answer. */
+static int unpublish(Manager *m, const PlanStep *s)
+{
+        const Volume *v = volume_find(m, s->volume);
+        Operation *op;
+
+        if (!v || v->holder)
+                return 0;
+        if (operation_new(m, OPERATION_UNMOUNT, &op) < 0)
+                return -ENOMEM;
+        if (str_replace(&op->target, s->target) < 0 || str_replace(&op->name, s->target) < 0 ||
+            str_replace(&op->params.driver, v->driver) < 0) {
+                operation_free(op);
+                return -ENOMEM;
+        }
+        operation_submit(op, NULL);
+        return 0;
+}
+
+static int clean_up(Volume *v, const PlanStep *s)
+{
+        if (v->state == VOLUME_ABSENT) {
+                int r = store_remove(v);
+                volume_gc(v);
+                return r;
+        }
+        volume_schedule_cleanup(v, s->at_once ? 0 : v->manager->settings.linger_usec);
+        return 0;
+}
 
 int reconcile_apply(Manager *m, const PlanStep *step)
 {
@@ -19,12 +98,18 @@ int reconcile_apply(Manager *m, const PlanStep *step)
         Publish *p;
 
         switch (step->type) {
+        case PLAN_ADOPT_VOLUME:
+                return adopt_volume(m, step);
+        case PLAN_ADOPT_PUBLISH:
+                return adopt_publish(m, step);
         case PLAN_DROP_PUBLISH:
                 p = publish_find(m, step->target);
-                if (!v || v->holder || !p)
+                if (!v || v->holder || !p || p->volume != v)
                         return 0;
                 publish_free(p);
                 return store_write(v);
+        case PLAN_UNPUBLISH:
+                return unpublish(m, step);
         case PLAN_CORRECT_STATE:
                 if (!v || v->holder)
                         return 0;
@@ -32,14 +117,7 @@ int reconcile_apply(Manager *m, const PlanStep *step)
                 v->step = NULL;
                 return store_write(v);
         case PLAN_CLEANUP:
-                if (v && v->state == VOLUME_ABSENT && !v->holder) {
-                        int r = store_remove(v);
-                        volume_gc(v);
-                        return r;
-                }
-                if (v)
-                        volume_schedule_cleanup(v, m->settings.linger_usec);
-                return 0;
+                return v && !v->holder && volume_is_unused(v) ? clean_up(v, step) : 0;
         case PLAN_REPORT:
                 return 0;
         case _PLAN_STEP_TYPE_MAX:
@@ -47,50 +125,4 @@ int reconcile_apply(Manager *m, const PlanStep *step)
                 break;
         }
         return -EINVAL;
-}
-
-static int append_step(sd_bus_message *m, const PlanStep *s, const char *result)
-{
-        int r = sd_bus_message_open_container(m, 'a', "{sv}");
-
-        if (r >= 0)
-                r = bus_append_entry(m, "step", "s", plan_step_type_to_string(s->type));
-        if (r >= 0)
-                r = bus_append_entry(m, "volume", "s", str_or(s->volume, ""));
-        if (r >= 0)
-                r = bus_append_entry_bytes(m, "target", str_or(s->target, ""));
-        if (r >= 0)
-                r = bus_append_entry(m, "reason", "s", s->reason);
-        if (r >= 0 && result)
-                r = bus_append_entry(m, "result", "s", result);
-        return r < 0 ? r : sd_bus_message_close_container(m);
-}
-
-int reconcile_run(Manager *m, ReconcileMode mode, sd_bus_message *reply, Error *err)
-{
-        _cleanup_snapshot_ Snapshot snapshot = {};
-        _cleanup_plan_ Plan plan = {};
-        int r = reconcile_observe(m, &snapshot, err);
-
-        if (r < 0)
-                return r;
-        r = reconcile_plan(&snapshot, &plan);
-        if (r >= 0 && reply)
-                r = sd_bus_message_open_container(reply, 'a', "a{sv}");
-        for (size_t i = 0; i < plan.n_steps && r >= 0; i++) {
-                const PlanStep *s = &plan.steps[i];
-                const LogField fields[] = { { "VOLUME", s->volume }, { "TARGET", s->target }, { "STEP", plan_step_type_to_string(s->type) }, {} };
-                const char *result = NULL;
-
-                if (mode == RECONCILE_APPLY) {
-                        int k = reconcile_apply(m, s);
-                        result = k < 0 ? strerror(-k) : "ok";
-                        log_fields(k < 0 ? LOG_WARNING : LOG_INFO, fields, "Reconcile: %s: %s", s->reason, result);
-                }
-                if (reply)
-                        r = append_step(reply, s, result);
-        }
-        if (r >= 0 && reply)
-                r = sd_bus_message_close_container(reply);
-        return r < 0 ? error_set(err, ERROR_INTERNAL, r, "Cannot make a plan: %s", strerror(-r)) : 0;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The snapshot: mount table by libmount, devices by sysfs, records from memory. Runs in berthd; reads /proc and /sys only,
- * which never wait for storage. Never called within a request: one parse of 10,000 mounts takes some 30 ms.
+ * The snapshot: mount table by libmount, devices by sysfs, records from memory, locks by flock(2) on tmpfs. Runs in
+ * berthd; reads only what never waits for storage. Never within a request: one parse of 10,000 mounts takes some 30 ms.
  */
 
 #include <libmount.h>
@@ -10,78 +10,86 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
+#include "base/fd.h"
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
+#include "protocol/target.h"
 
 DEFINE_POINTER_CLEANUP(struct libmnt_table *, mnt_unref_table);
 DEFINE_POINTER_CLEANUP(struct libmnt_iter *, mnt_free_iter);
 
 #define LOOP_MAJOR 7U
 
-/* Mount points that matter to berth: publishes' targets and everything below the staging root. */
-typedef struct MountedSet {
-        char *target;
-        UT_hash_handle hh;
-} MountedSet;
+typedef struct MountReader {
+        Manager *manager;
+        const char *staging_root;
+        Snapshot *snapshot;
+        size_t allocated;
+} MountReader;
 
-static void mounted_free(MountedSet *set)
+static const char *below(const char *path, const char *root)
 {
-        MountedSet *s, *next;
+        size_t n = strlen(root);
 
-        HASH_ITER (hh, set, s, next) {
-                HASH_DELETE(hh, set, s);
-                free(s->target);
-                free(s);
-        }
+        return strncmp(path, root, n) == 0 && path[n] == '/' ? path + n + 1 : NULL;
 }
-DEFINE_POINTER_CLEANUP(MountedSet *, mounted_free);
 
-static int mounted_add(MountedSet **set, const char *target)
+static bool could_be_target(Manager *m, const char *path)
 {
-        MountedSet *s;
+        _cleanup_target_ Target t = TARGET_INIT;
 
-        HASH_FIND_STR(*set, target, s);
-        if (s)
+        return target_parse(path, &m->settings, &t, NULL) >= 0 && strcmp(t.path, path) == 0;
+}
+
+static int mount_add(MountReader *r, struct libmnt_fs *fs)
+{
+        const char *target = mnt_fs_get_target(fs), *options = mnt_fs_get_vfs_options(fs), *key;
+        Snapshot *s = r->snapshot;
+        bool is_target;
+
+        if (!target)
                 return 0;
-        s = calloc(1, sizeof(*s));
-        if (!s || !(s->target = strdup(target))) {
-                free(s);
-                return -ENOMEM;
+        key = below(target, r->staging_root);
+        if (key && strchr(key, '/'))
+                key = NULL;
+        is_target = !key && could_be_target(r->manager, target);
+        if (!key && !is_target)
+                return 0;
+
+        if (s->n_mounts == r->allocated) {
+                size_t want = r->allocated ? r->allocated * 2 : 64;
+                MountView *grown = reallocarray(s->mounts, want, sizeof(*grown));
+                if (!grown)
+                        return -ENOMEM;
+                s->mounts = grown;
+                r->allocated = want;
         }
-        HASH_ADD_KEYPTR(hh, *set, s->target, strlen(s->target), s);
-        return 0;
+        MountView *v = &s->mounts[s->n_mounts++];
+        *v = (MountView) {
+                .target = strdup(target),
+                .stage = key ? strdup(key) : NULL,
+                .is_target = is_target,
+                .device = mnt_fs_get_devno(fs),
+                .read_only = options && mnt_optstr_get_option(options, "ro", NULL, NULL) == 0,
+                .fs_type = strdup(str_or(mnt_fs_get_fstype(fs), "")),
+                .root = strdup(str_or(mnt_fs_get_root(fs), "/")),
+        };
+        return v->target && v->fs_type && v->root && (!key || v->stage) ? 0 : -ENOMEM;
 }
 
-static bool mounted_contains(MountedSet *set, const char *target)
-{
-        MountedSet *s;
-
-        HASH_FIND_STR(set, target, s);
-        return s != NULL;
-}
-
-static int read_mounts(Manager *m, const char *staging_root, MountedSet **ret, char ***ret_stages)
+static int read_mounts(MountReader *reader)
 {
         _cleanup_(mnt_unref_tablep) struct libmnt_table *table = mnt_new_table();
         _cleanup_(mnt_free_iterp) struct libmnt_iter *iter = mnt_new_iter(MNT_ITER_FORWARD);
         struct libmnt_fs *fs;
-        size_t n = strlen(staging_root);
 
         if (!table || !iter)
                 return -ENOMEM;
         int r = mnt_table_parse_file(table, "/proc/self/mountinfo");
         if (r != 0)
                 return r < 0 ? r : -EIO;
-
         while (mnt_table_next_fs(table, iter, &fs) == 0) {
-                const char *target = mnt_fs_get_target(fs);
-                bool stage = target && strncmp(target, staging_root, n) == 0 && target[n] == '/';
-
-                if (!target || !(stage || publish_find(m, target)))
-                        continue;
-                r = mounted_add(ret, target);
-                if (r >= 0 && stage)
-                        r = strv_append(ret_stages, target + n + 1);
+                r = mount_add(reader, fs);
                 if (r < 0)
                         return r;
         }
@@ -98,87 +106,80 @@ static bool device_is_present(dev_t number)
         return access(path, F_OK) >= 0;
 }
 
-static int view_publishes(const Volume *v, MountedSet *mounted, VolumeView *view)
+/* Whether a process of a former berthd holds the volume's lock. Its file is made only by those who work. */
+static bool lock_is_held(const Manager *m, const char *key)
 {
-        const Publish *p;
+        _cleanup_free_ char *name = NULL;
 
-        TAILQ_FOREACH(p, &v->publishes, of_volume) {
-                PublishView *grown = reallocarray(view->publishes, view->n_publishes + 1, sizeof(*grown));
-                if (!grown)
-                        return -ENOMEM;
-                view->publishes = grown;
-                grown[view->n_publishes] = (PublishView) { .target = strdup(p->target),
-                                                           .mounted = mounted_contains(mounted, p->target) };
-                if (!grown[view->n_publishes++].target)
-                        return -ENOMEM;
-        }
-        return 0;
+        if (asprintf(&name, "locks/%s", key) < 0)
+                return true;
+        if (faccessat(m->runtime_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+                return false;
+        _cleanup_close_ int fd = lock_file_take(m->runtime_fd, name);
+        return fd == -EWOULDBLOCK;
 }
 
-static int view_volume(const Volume *v, MountedSet *mounted, VolumeView *view)
+static int view_volume(const Volume *v, VolumeView *view)
 {
-        _cleanup_free_ char *staging = volume_staging_path(v);
+        const Publish *p;
+        size_t n = 0;
 
         *view = (VolumeView) {
                 .key = strdup(v->key),
                 .state = v->state,
                 .step = v->step,
                 .busy = v->holder != NULL,
-                .device_expected = v->device_number != 0,
-                .device_present = v->device_number != 0 && device_is_present(v->device_number),
-                .staged = staging && mounted_contains(mounted, staging),
+                .at_work = !v->holder && v->step && lock_is_held(v->manager, v->key),
                 .attached_by_name = strv_length(v->attachments) > 0,
                 .cleanup_scheduled = v->cleanup_timer != NULL,
+                .foreign = v->foreign,
+                .device = v->device_number,
+                .device_present = v->device_number != 0 && device_is_present(v->device_number),
+                .health = v->health,
         };
-        if (!view->key || !staging)
+        if (!view->key)
                 return -ENOMEM;
-        return view_publishes(v, mounted, view);
+        TAILQ_FOREACH(p, &v->publishes, of_volume)
+                n++;
+        view->publishes = calloc(n ? n : 1, sizeof(PublishView));
+        if (!view->publishes)
+                return -ENOMEM;
+        TAILQ_FOREACH(p, &v->publishes, of_volume)
+                if (!(view->publishes[view->n_publishes++].target = strdup(p->target)))
+                        return -ENOMEM;
+        return 0;
 }
 
 static int snapshot_fill(Manager *m, Snapshot *s)
 {
-        _cleanup_(mounted_freep) MountedSet *mounted = NULL;
-        _cleanup_strv_ char **stages = NULL;
         _cleanup_free_ char *root = NULL;
         int r;
 
         if (asprintf(&root, "%s/staging", m->settings.state_dir) < 0)
                 return -ENOMEM;
-        r = read_mounts(m, root, &mounted, &stages);
+        r = read_mounts(&(MountReader) { .manager = m, .staging_root = root, .snapshot = s });
         if (r < 0)
                 return r;
-
         s->volumes = calloc(HASH_COUNT(m->volumes) + 1, sizeof(VolumeView));
         if (!s->volumes)
                 return -ENOMEM;
         for (const Volume *v = m->volumes; v; v = v->hh.next) {
-                r = view_volume(v, mounted, &s->volumes[s->n_volumes++]);
+                r = view_volume(v, &s->volumes[s->n_volumes++]);
                 if (r < 0)
                         return r;
         }
-        STRV_FOREACH (key, stages) {
-                if (volume_find(m, *key) || strv_contains(s->unknown_stages, *key))
-                        continue;
-                r = strv_append(&s->unknown_stages, *key);
-                if (r < 0)
-                        return r;
-        }
+        snapshot_sort(s);
         return 0;
 }
 
 int reconcile_observe(Manager *m, Snapshot *ret, Error *err)
 {
-        _cleanup_snapshot_ Snapshot s = {};
-        int r = snapshot_fill(m, &s);
+        int r = snapshot_fill(m, ret);
 
         malloc_trim(0); /* a table of thousands of mounts is 5 MiB that are not needed until the next time */
         if (r == -ENOMEM)
                 return error_oom(err);
-        if (r < 0)
-                return error_set(err, ERROR_INTERNAL, r, "Cannot read the mount table: %s", strerror(-r));
-        *ret = s;
-        s = (Snapshot) {};
-        return 0;
+        return r < 0 ? error_set(err, ERROR_INTERNAL, r, "Cannot read the mount table: %s", strerror(-r)) : 0;
 }
 
 void snapshot_done(Snapshot *s)
@@ -189,7 +190,15 @@ void snapshot_done(Snapshot *s)
                 free(s->volumes[i].publishes);
                 free(s->volumes[i].key);
         }
+        for (size_t i = 0; i < s->n_mounts; i++) {
+                free(s->mounts[i].target);
+                free(s->mounts[i].stage);
+                free(s->mounts[i].fs_type);
+                free(s->mounts[i].root);
+        }
         free(s->volumes);
-        strv_free(s->unknown_stages);
+        free(s->mounts);
+        step_devices_free(s->devices, s->n_devices);
+        strv_free(s->kinds);
         *s = (Snapshot) {};
 }

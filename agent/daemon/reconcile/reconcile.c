@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * The course of a reconcile: ask the mounters, observe, plan, apply, answer. Runs in berthd; never waits: the mounters are
+ * asked by operations of their own, each with a time limit, and what comes back too late is not counted.
+ *
+ * One runs at a time. Requests that arrive meanwhile are served together by the next.
+ */
+
+#include "daemon/reconcile/reconcile.h"
+
+#include <string.h>
+
+#include "base/log.h"
+#include "daemon/operation.h"
+#include "protocol/bus-util.h"
+
+/* Something is still at work in a former berthd's mounter: how soon to look again. */
+#define WAIT_USEC (500 * UINT64_C(1000))
+
+struct Reconcile {
+        Manager *manager;
+        Snapshot snapshot; /* devices and kinds are gathered in it before the rest is observed */
+        unsigned n_scanning;
+        bool running;
+        sd_bus_message **calls, **next_calls;
+        size_t n_calls, n_next_calls;
+        bool apply, next_apply, next;
+        sd_event_source *wait_timer;
+};
+
+static void reconcile_begin(Reconcile *rc);
+
+static int append_step(sd_bus_message *m, const PlanStep *s, const char *result)
+{
+        int r = sd_bus_message_open_container(m, 'a', "{sv}");
+
+        if (r >= 0)
+                r = bus_append_entry(m, "step", "s", plan_step_type_to_string(s->type));
+        if (r >= 0)
+                r = bus_append_entry(m, "volume", "s", str_or(s->volume, ""));
+        if (r >= 0)
+                r = bus_append_entry_bytes(m, "target", str_or(s->target, ""));
+        if (r >= 0)
+                r = bus_append_entry(m, "reason", "s", s->reason);
+        if (r >= 0 && result)
+                r = bus_append_entry(m, "result", "s", result);
+        return r < 0 ? r : sd_bus_message_close_container(m);
+}
+
+static void answer(sd_bus_message *call, const Plan *plan, char *const *results)
+{
+        _cleanup_message_ sd_bus_message *reply = NULL;
+        int r = sd_bus_message_new_method_return(call, &reply);
+
+        if (r >= 0)
+                r = sd_bus_message_open_container(reply, 'a', "a{sv}");
+        for (size_t i = 0; i < plan->n_steps && r >= 0; i++)
+                r = append_step(reply, &plan->steps[i], results ? results[i] : NULL);
+        if (r >= 0)
+                r = sd_bus_message_close_container(reply);
+        if (r >= 0)
+                (void) sd_bus_send(NULL, reply, NULL);
+}
+
+static void answer_error(sd_bus_message *call, const Error *err)
+{
+        _cleanup_bus_error_ sd_bus_error e = SD_BUS_ERROR_NULL;
+
+        error_to_bus(err, &e);
+        (void) sd_bus_reply_method_error(call, &e);
+}
+
+/* Carries out the plan; results become texts, one a step, or NULL if out of memory. */
+static char **apply_all(Manager *m, const Plan *plan)
+{
+        _cleanup_strv_ char **results = NULL;
+
+        for (size_t i = 0; i < plan->n_steps; i++) {
+                const PlanStep *s = &plan->steps[i];
+                const LogField fields[] = {
+                        { "VOLUME", s->volume }, { "TARGET", s->target }, { "STEP", plan_step_type_to_string(s->type) }, { NULL, NULL },
+                };
+                int r = reconcile_apply(m, s);
+                const char *result = r < 0 ? strerror(-r) : "ok";
+
+                log_fields(r < 0 || s->type == PLAN_REPORT ? LOG_WARNING : LOG_INFO, fields, "Reconcile: %s: %s: %s",
+                           plan_step_type_to_string(s->type), s->reason, result);
+                if (strv_append(&results, result) < 0)
+                        return NULL;
+        }
+        return TAKE_PTR(results);
+}
+
+static int on_wait_timer(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        Reconcile *rc = userdata;
+
+        rc->wait_timer = sd_event_source_disable_unref(rc->wait_timer);
+        reconcile_request(rc->manager, RECONCILE_APPLY, NULL);
+        return 0;
+}
+
+static void calls_done(Reconcile *rc)
+{
+        for (size_t i = 0; i < rc->n_calls; i++)
+                sd_bus_message_unref(rc->calls[i]);
+        free(rc->calls);
+        rc->calls = NULL;
+        rc->n_calls = 0;
+}
+
+static int conclude(Reconcile *rc, Error *err)
+{
+        _cleanup_plan_ Plan plan = {};
+        _cleanup_strv_ char **results = NULL;
+        Manager *m = rc->manager;
+
+        int r = reconcile_observe(m, &rc->snapshot, err);
+        if (r < 0)
+                return r;
+        r = reconcile_plan(&rc->snapshot, &plan);
+        if (r < 0)
+                return error_oom(err);
+        if (rc->apply)
+                results = apply_all(m, &plan);
+        for (size_t i = 0; i < rc->n_calls; i++)
+                answer(rc->calls[i], &plan, results);
+        if (rc->apply && plan.wait && !rc->wait_timer)
+                (void) sd_event_add_time_relative(m->event, &rc->wait_timer, CLOCK_BOOTTIME, WAIT_USEC, 10000, on_wait_timer, rc);
+        return 0;
+}
+
+static void reconcile_end(Reconcile *rc)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+
+        if (conclude(rc, &err) < 0) {
+                log_error("Reconcile failed: %s", str_or(err.text, ""));
+                for (size_t i = 0; i < rc->n_calls; i++)
+                        answer_error(rc->calls[i], &err);
+        }
+        calls_done(rc);
+        snapshot_done(&rc->snapshot);
+        rc->running = false;
+
+        if (rc->next) {
+                rc->calls = TAKE_PTR(rc->next_calls);
+                rc->n_calls = rc->n_next_calls;
+                rc->apply = rc->next_apply;
+                rc->n_next_calls = 0;
+                rc->next = rc->next_apply = false;
+                reconcile_begin(rc);
+        }
+}
+
+void reconcile_scanned(Manager *m, const char *kind, StepResult *result)
+{
+        Reconcile *rc = m->reconcile;
+
+        if (result) {
+                Snapshot *s = &rc->snapshot;
+                StepDevice *grown = reallocarray(s->devices, s->n_devices + result->n_devices + 1, sizeof(*grown));
+
+                if (grown) {
+                        s->devices = grown;
+                        for (size_t i = 0; i < result->n_devices; i++)
+                                grown[s->n_devices++] = result->devices[i];
+                        result->n_devices = 0; /* their strings are the snapshot's now */
+                        (void) strv_append(&s->kinds, kind);
+                }
+        }
+        if (--rc->n_scanning == 0)
+                reconcile_end(rc);
+}
+
+static int scan_begin(Manager *m, const Pool *pool)
+{
+        Operation *op;
+
+        if (operation_new(m, OPERATION_SCAN, &op) < 0)
+                return -ENOMEM;
+        if (str_replace(&op->params.driver, pool->kind) < 0) {
+                operation_free(op);
+                return -ENOMEM;
+        }
+        m->reconcile->n_scanning++;
+        operation_submit(op, NULL);
+        return 0;
+}
+
+static void reconcile_begin(Reconcile *rc)
+{
+        rc->running = true;
+        rc->n_scanning = 1; /* ourselves, so that it cannot end while we still start */
+        for (const Pool *pool = rc->manager->pools; pool; pool = pool->hh.next)
+                (void) scan_begin(rc->manager, pool);
+        reconcile_scanned(rc->manager, NULL, NULL);
+}
+
+static int calls_add(sd_bus_message ***calls, size_t *n, sd_bus_message *call)
+{
+        sd_bus_message **grown = reallocarray(*calls, *n + 1, sizeof(*grown));
+
+        if (!grown)
+                return -ENOMEM;
+        *calls = grown;
+        grown[(*n)++] = sd_bus_message_ref(call);
+        return 0;
+}
+
+void reconcile_request(Manager *m, ReconcileMode mode, sd_bus_message *call)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        Reconcile *rc = m->reconcile;
+
+        if (!rc) {
+                rc = calloc(1, sizeof(*rc));
+                if (rc)
+                        rc->manager = m;
+                m->reconcile = rc;
+        }
+        int r = !rc ? -ENOMEM
+                : !call ? 0
+                : rc->running ? calls_add(&rc->next_calls, &rc->n_next_calls, call)
+                              : calls_add(&rc->calls, &rc->n_calls, call);
+        if (r < 0) {
+                error_oom(&err);
+                if (call)
+                        answer_error(call, &err);
+                return;
+        }
+        if (rc->running) {
+                rc->next = true;
+                rc->next_apply = rc->next_apply || mode == RECONCILE_APPLY;
+                return;
+        }
+        rc->apply = mode == RECONCILE_APPLY;
+        reconcile_begin(rc);
+}
+
+int reconcile_at_start(Manager *m, Error *err)
+{
+        _cleanup_snapshot_ Snapshot s = {};
+        _cleanup_plan_ Plan plan = {};
+        int r = reconcile_observe(m, &s, err);
+
+        if (r >= 0 && reconcile_plan(&s, &plan) < 0)
+                r = error_oom(err);
+        if (r < 0)
+                return r;
+        strv_free(apply_all(m, &plan));
+        return 0;
+}
+
+void reconcile_free(Manager *m)
+{
+        Reconcile *rc = TAKE_PTR(m->reconcile);
+
+        if (!rc)
+                return;
+        calls_done(rc);
+        for (size_t i = 0; i < rc->n_next_calls; i++)
+                sd_bus_message_unref(rc->next_calls[i]);
+        free(rc->next_calls);
+        snapshot_done(&rc->snapshot);
+        sd_event_source_disable_unref(rc->wait_timer);
+        free(rc);
+}
