@@ -36,6 +36,11 @@ bool loop_device_shows(const LoopDevice *d, dev_t device, uint64_t inode);
  * one cannot be looked at: then nobody knows.
  */
 int loop_find(LoopTable *t, dev_t device, uint64_t inode, LoopDevice *ret, Error *err);
+/*
+ * Calls f for every bound device until it answers negative, which is then the result. One that cannot be looked at is
+ * left out: another's stuck device must not hide the others.
+ */
+int loop_each(LoopTable *t, int (*f)(const LoopDevice *d, void *userdata), void *userdata, Error *err);
 /* Opens the device that is named, if it still shows the inode: 1; 0 if it does not. */
 int loop_open(const char *path, dev_t device, uint64_t inode, LoopDevice *ret, Error *err);
 

@@ -19,6 +19,7 @@
 #include "mounters/block/block.h"
 #include "mounters/fs/mount.h"
 #include "mounters/loop-device.h"
+#include "mounters/loop-scan.h"
 #include "mounters/loop-image.h"
 
 static LoopTable *table;
@@ -416,6 +417,11 @@ static int loop_check(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
         return k;
 }
 
+static int loop_scan(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        return loop_scan_devices(table, r, err);
+}
+
 static const MounterOps loop_ops = {
         .kind = "loop",
         .resolve = loop_resolve,
@@ -429,6 +435,7 @@ static const MounterOps loop_ops = {
         .stats = loop_stats,
         .check = loop_check,
         .forget = loop_forget,
+        .scan = loop_scan,
 };
 
 int main(int argc, char **argv)

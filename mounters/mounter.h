@@ -40,6 +40,15 @@ typedef struct MounterVolume {
         char *uuid;     /* of the file system as recorded, or NULL */
 } MounterVolume;
 
+/* A device of the kind on this node, as Scan reports it; owned by the result. */
+typedef struct MounterDevice {
+        char *key, *identity, *device;
+        char *image; /* what it shows, for people and for the record of an adopted volume; may be NULL */
+        dev_t device_number;
+        bool foreign; /* it was not a mounter that set it up */
+        bool read_only;
+} MounterDevice;
+
 /* The answer. A slot fills what its method promises; serve.c sends what is set and frees it. */
 typedef struct MounterResult {
         char *identity;
@@ -57,7 +66,10 @@ typedef struct MounterResult {
         bool gone;
         bool attached, staged, published; /* Check */
         bool healthy;                     /* Check, Stats */
+        bool corrupted;                   /* Check: beyond use, only a fresh mount helps */
         char *reason;                     /* why not healthy */
+        MounterDevice *devices;           /* Scan; free(3)able array with its strings */
+        size_t n_devices;
         uint64_t total_bytes, available_bytes, used_bytes, total_inodes, free_inodes, used_inodes;
 } MounterResult;
 
@@ -91,6 +103,8 @@ typedef struct MounterOps {
         MounterSlot check;
         /* Erase the memory that it was formatted. NULL: there is none. */
         MounterSlot forget;
+        /* All devices of the kind on this node, own and foreign; names no volume. NULL: there are none. */
+        MounterSlot scan;
 } MounterOps;
 
 struct Mounter {

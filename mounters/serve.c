@@ -47,11 +47,13 @@ typedef enum FieldType {
         FIELD_BOOL,   /* b */
         FIELD_NUMBER, /* t, uint64_t or dev_t */
         FIELD_SHORT,  /* u, unsigned */
+        FIELD_DEVICES, /* aa{sv}, MounterDevice *, its number in the result */
 } FieldType;
 
 static const char *const field_signatures[] = {
         [FIELD_STRING] = "s", [FIELD_TEXT] = "s", [FIELD_BYTES] = "ay", [FIELD_STRMAP] = "a{ss}",
         [FIELD_STRV] = "as",  [FIELD_BOOL] = "b", [FIELD_NUMBER] = "t", [FIELD_SHORT] = "u",
+        [FIELD_DEVICES] = "aa{sv}",
 };
 
 static const struct RequestField {
@@ -89,6 +91,7 @@ typedef enum Answer {
         ANSWER_PRESENCE = 1 << 9,
         ANSWER_HEALTH = 1 << 10,
         ANSWER_USAGE = 1 << 11,
+        ANSWER_DEVICES = 1 << 12,
 } Answer;
 
 static const struct {
@@ -114,6 +117,8 @@ static const struct {
         { "staged", FIELD_BOOL, offsetof(MounterResult, staged), ANSWER_PRESENCE },
         { "published", FIELD_BOOL, offsetof(MounterResult, published), ANSWER_PRESENCE },
         { "healthy", FIELD_BOOL, offsetof(MounterResult, healthy), ANSWER_HEALTH },
+        { "corrupted", FIELD_BOOL, offsetof(MounterResult, corrupted), ANSWER_PRESENCE },
+        { "devices", FIELD_DEVICES, offsetof(MounterResult, devices), ANSWER_DEVICES },
         { "reason", FIELD_STRING, offsetof(MounterResult, reason), ANSWER_HEALTH },
         { "totalBytes", FIELD_NUMBER, offsetof(MounterResult, total_bytes), ANSWER_USAGE },
         { "availableBytes", FIELD_NUMBER, offsetof(MounterResult, available_bytes), ANSWER_USAGE },
@@ -166,6 +171,7 @@ static const struct Method {
         { "Stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH },
         { "Check", SLOT(check), fs_check, 0, ANSWER_PRESENCE | ANSWER_MOUNT_ID | ANSWER_HEALTH },
         { "Forget", SLOT(forget), no_device, LOCKED | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
+        { "Scan", SLOT(scan), no_device, 0, ANSWER_DEVICES },
 };
 
 static MounterSlot method_slot(const struct Method *method, const MounterOps *ops)
@@ -199,6 +205,13 @@ void mounter_result_done(MounterResult *r)
         free(r->fs_type);
         free(r->uuid);
         free(r->reason);
+        for (size_t i = 0; i < r->n_devices; i++) {
+                free(r->devices[i].key);
+                free(r->devices[i].identity);
+                free(r->devices[i].device);
+                free(r->devices[i].image);
+        }
+        free(r->devices);
         *r = (MounterResult) {};
 }
 #define _cleanup_result_ _cleanup_(mounter_result_done)
@@ -235,6 +248,7 @@ static int field_read(const struct RequestField *f, sd_bus_message *msg, void *f
                 return sd_bus_message_read_basic(msg, 't', field);
         case FIELD_TEXT:
         case FIELD_SHORT:
+        case FIELD_DEVICES:
                 break;
         }
         return -EINVAL;
@@ -283,6 +297,44 @@ static int request_read(sd_bus_message *msg, MounterVolume *v, Error *err)
 
 /* --- the answer --- */
 
+static int device_write(sd_bus_message *msg, const MounterDevice *d)
+{
+        int r = sd_bus_message_open_container(msg, 'a', "{sv}");
+
+        if (r >= 0)
+                r = bus_append_entry(msg, "key", "s", d->key);
+        if (r >= 0)
+                r = bus_append_entry(msg, "identity", "s", d->identity);
+        if (r >= 0)
+                r = bus_append_entry(msg, "device", "s", d->device);
+        if (r >= 0)
+                r = bus_append_entry(msg, "deviceNumber", "t", (uint64_t) d->device_number);
+        if (r >= 0)
+                r = bus_append_entry(msg, "foreign", "b", (int) d->foreign);
+        if (r >= 0)
+                r = bus_append_entry(msg, "readOnly", "b", (int) d->read_only);
+        if (r >= 0)
+                r = bus_append_entry(msg, "image", "s", str_or(d->image, ""));
+        return r < 0 ? r : sd_bus_message_close_container(msg);
+}
+
+static int devices_write(sd_bus_message *msg, const char *key, const MounterResult *result)
+{
+        int r = sd_bus_message_open_container(msg, 'e', "sv");
+
+        if (r >= 0)
+                r = sd_bus_message_append_basic(msg, 's', key);
+        if (r >= 0)
+                r = sd_bus_message_open_container(msg, 'v', "aa{sv}");
+        if (r >= 0)
+                r = sd_bus_message_open_container(msg, 'a', "a{sv}");
+        for (size_t i = 0; i < result->n_devices && r >= 0; i++)
+                r = device_write(msg, &result->devices[i]);
+        for (unsigned i = 0; i < 3 && r >= 0; i++)
+                r = sd_bus_message_close_container(msg);
+        return r;
+}
+
 static int field_write(sd_bus_message *msg, const char *key, FieldType type, const void *field)
 {
         const char *s;
@@ -301,6 +353,7 @@ static int field_write(sd_bus_message *msg, const char *key, FieldType type, con
         case FIELD_BYTES:
         case FIELD_STRMAP:
         case FIELD_STRV:
+        case FIELD_DEVICES:
                 break;
         }
         return -EINVAL;
@@ -316,7 +369,8 @@ static int result_send(sd_bus_message *call, const struct Method *method, const 
         r = sd_bus_message_open_container(reply, 'a', "{sv}");
         for (size_t i = 0; r >= 0 && i < ELEMENTSOF(result_fields); i++)
                 if (result_fields[i].answer & method->answer)
-                        r = field_write(reply, result_fields[i].key, result_fields[i].type,
+                        r = result_fields[i].type == FIELD_DEVICES ? devices_write(reply, result_fields[i].key, result)
+                                                                   : field_write(reply, result_fields[i].key, result_fields[i].type,
                                         (const char *) result + result_fields[i].offset);
         if (r >= 0)
                 r = sd_bus_message_close_container(reply);
@@ -470,6 +524,7 @@ static const sd_bus_vtable mounter_vtable[] = {
         MOUNTER_METHOD("Stats"),
         MOUNTER_METHOD("Check"),
         MOUNTER_METHOD("Forget"),
+        MOUNTER_METHOD("Scan"),
         SD_BUS_SIGNAL_WITH_ARGS("Progress", SD_BUS_ARGS("s", step, "t", done, "t", total), 0),
         SD_BUS_PROPERTY("ProtocolVersion", "u", property_version_get, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_PROPERTY("Kind", "s", property_kind_get, 0, SD_BUS_VTABLE_PROPERTY_CONST),

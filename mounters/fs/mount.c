@@ -199,25 +199,37 @@ int fs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
         return 0;
 }
 
-/* Why a mounted file system does not work, or NULL. Reading the root directory reaches what statfs() answers from memory. */
-static const char *mount_ailment(const char *path, bool read_only, struct statvfs *ret)
+/*
+ * 0, or why a mounted file system does not work: negative errno, -EROFS where it should be writable. Reading the root directory
+ * reaches what statfs() answers from memory.
+ */
+static int mount_ailment(const char *path, bool read_only, struct statvfs *ret)
 {
         _cleanup_closedir_ DIR *d = NULL;
         _cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0 || fstatvfs(fd, ret) < 0)
-                return strerror(errno);
+                return -errno;
 
         bool is_read_only = ret->f_flag & ST_RDONLY;
         d = fdopendir(fd);
         if (!d)
-                return strerror(errno);
+                return -errno;
         fd = -EBADF;
         errno = 0;
         if (!readdir(d) && errno != 0)
-                return strerror(errno);
-        if (is_read_only && !read_only)
-                return "the file system has turned read-only, as after an error";
-        return NULL;
+                return -errno;
+        return is_read_only && !read_only ? -EROFS : 0;
+}
+
+static const char *ailment_text(int ailment)
+{
+        return ailment == -EROFS ? "the file system has turned read-only, as after an error" : strerror(-ailment);
+}
+
+/* Errors that no waiting cures: the server, the device or the file system below this mount is not the one it was. */
+static bool ailment_is_corruption(int ailment)
+{
+        return ailment == -EIO || ailment == -ESTALE || ailment == -ENOTCONN || ailment == -ENODEV || ailment == -ESHUTDOWN;
 }
 
 int fs_stats(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
@@ -229,15 +241,15 @@ int fs_stats(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
                 return error_set(err, ERROR_NOT_FOUND, k < 0 ? k : ENOENT, "Nothing is staged on %s",
                                  str_or(v->staging_path, "(none)"));
 
-        const char *ailment = mount_ailment(v->staging_path, v->read_only, &st);
-        r->healthy = !ailment;
+        int ailment = mount_ailment(v->staging_path, v->read_only, &st);
+        r->healthy = ailment == 0;
         r->total_bytes = st.f_blocks * st.f_frsize;
         r->available_bytes = st.f_bavail * st.f_frsize;
         r->used_bytes = (st.f_blocks - st.f_bfree) * st.f_frsize;
         r->total_inodes = st.f_files;
         r->free_inodes = st.f_ffree;
         r->used_inodes = st.f_files - st.f_ffree;
-        if (ailment && str_replace(&r->reason, ailment) < 0)
+        if (ailment < 0 && str_replace(&r->reason, ailment_text(ailment)) < 0)
                 return error_oom(err);
         return 0;
 }
@@ -261,7 +273,6 @@ static int check_target(Mounter *m, const MounterVolume *v, MounterResult *r, Er
 
 int fs_check(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
-        const char *ailment = NULL;
         struct statvfs st = {};
 
         r->healthy = true;
@@ -275,10 +286,11 @@ int fs_check(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
         int k = mount_id_at(AT_FDCWD, v->staging_path, NULL, &r->staged);
         if (k == -ENOENT || (k >= 0 && !r->staged))
                 return 0;
-        ailment = k < 0 ? strerror(-k) : mount_ailment(v->staging_path, v->read_only, &st);
-        if (ailment) {
+        int ailment = k < 0 ? k : mount_ailment(v->staging_path, v->read_only, &st);
+        if (ailment < 0) {
                 r->healthy = false;
-                if (str_replace(&r->reason, ailment) < 0)
+                r->corrupted = ailment_is_corruption(ailment);
+                if (str_replace(&r->reason, ailment_text(ailment)) < 0)
                         return error_oom(err);
         }
         return 0;
