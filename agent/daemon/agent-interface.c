@@ -510,7 +510,7 @@ bool agent_interface_bus_is_awaited(Manager *m, sd_bus *bus)
 
         TAILQ_FOREACH(op, &m->operations, entry)
                 for (size_t i = 0; i < op->n_waiters; i++)
-                        if (sd_bus_message_get_bus(op->waiters[i]) == bus)
+                        if (sd_bus_message_get_bus(op->waiters[i].call) == bus)
                                 return true;
         return false;
 }

@@ -108,7 +108,7 @@ static void end_operations(Manager *m)
                           operation_type_to_string(op->type), step_to_string(op->step));
                 error_to_bus(&err, &e);
                 for (size_t i = 0; i < op->n_waiters; i++)
-                        (void) sd_bus_reply_method_error(op->waiters[i], &e);
+                        (void) sd_bus_reply_method_error(op->waiters[i].call, &e);
                 if (op->volume)
                         op->volume->holder = NULL;
                 TAILQ_REMOVE(&m->operations, op, entry);

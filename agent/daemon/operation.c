@@ -61,7 +61,7 @@ int operation_new(Manager *m, OperationType type, Operation **ret)
 void operation_free(Operation *op)
 {
         for (size_t i = 0; i < op->n_waiters; i++)
-                sd_bus_message_unref(op->waiters[i]);
+                sd_bus_message_unref(op->waiters[i].call);
         free(op->waiters);
         sd_event_source_disable_unref(op->deadline);
         sd_event_source_disable_unref(op->step_timer);
@@ -84,12 +84,15 @@ void operation_free(Operation *op)
 
 static int operation_add_waiter(Operation *op, sd_bus_message *call)
 {
-        sd_bus_message **grown = reallocarray(op->waiters, op->n_waiters + 1, sizeof(*grown));
+        Waiter *grown = reallocarray(op->waiters, op->n_waiters + 1, sizeof(*grown));
         if (!grown)
                 return -ENOMEM;
 
         op->waiters = grown;
-        op->waiters[op->n_waiters++] = sd_bus_message_ref(call);
+        op->waiters[op->n_waiters++] = (Waiter) {
+                .call = sd_bus_message_ref(call),
+                .deadline_usec = now_boottime_usec() + op->manager->settings.request_timeout_usec,
+        };
         op->had_waiters = true;
         return 0;
 }
@@ -99,7 +102,7 @@ bool operation_is_awaited(Operation *op)
         if (!op->had_waiters)
                 return true; /* berthd's own wish never lapses */
         for (size_t i = 0; i < op->n_waiters; i++)
-                if (sd_bus_is_open(sd_bus_message_get_bus(op->waiters[i])) > 0)
+                if (sd_bus_is_open(sd_bus_message_get_bus(op->waiters[i].call)) > 0)
                         return true;
         return false;
 }
@@ -170,17 +173,25 @@ static void reply_success(Operation *op, sd_bus_message *call)
         (void) sd_bus_send(NULL, reply, NULL);
 }
 
-/* Answers everybody who waits: with err, or with success if it is NULL. */
+/* Answers the first n who wait: with err, or with success if it is NULL. */
+static void operation_answer_first(Operation *op, size_t n, const Error *err)
+{
+        for (size_t i = 0; i < n; i++) {
+                if (err)
+                        reply_error(op->waiters[i].call, err);
+                else
+                        reply_success(op, op->waiters[i].call);
+                sd_bus_message_unref(op->waiters[i].call);
+        }
+        op->n_waiters -= n;
+        if (n > 0 && op->n_waiters > 0)
+                memmove(op->waiters, op->waiters + n, op->n_waiters * sizeof(*op->waiters));
+}
+
+/* The same for everybody. */
 static void operation_answer(Operation *op, const Error *err)
 {
-        for (size_t i = 0; i < op->n_waiters; i++) {
-                if (err)
-                        reply_error(op->waiters[i], err);
-                else
-                        reply_success(op, op->waiters[i]);
-                sd_bus_message_unref(op->waiters[i]);
-        }
-        op->n_waiters = 0;
+        operation_answer_first(op, op->n_waiters, err);
 }
 
 /* The one line a request: with the fields that journalctl filters by. */
@@ -404,32 +415,53 @@ static void queue_leave(Operation *op)
         op->queue = QUEUE_NONE;
 }
 
-static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
+static int operation_set_deadline(Operation *op);
+
+static void deadline_error(const Operation *op, bool begun, Error *ret)
 {
-        Operation *op = userdata;
-        _cleanup_error_ Error err = ERROR_INIT;
         const char *step = step_to_string(op->step);
 
-        op->deadline = sd_event_source_disable_unref(op->deadline);
-        if (op->queue == QUEUE_NAME || op->queue == QUEUE_VOLUME || (op->queue == QUEUE_POOL && !op->volume)) {
-                /* nothing has begun: it is as if it had never come */
-                queue_leave(op);
-                error_set(&op->error, ERROR_IN_PROGRESS, EAGAIN, "%s waited %llu s for an earlier operation on %s",
+        if (!begun)
+                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s waited %llu s for an earlier operation on %s",
                           operation_type_to_string(op->type),
                           (unsigned long long) (op->manager->settings.request_timeout_usec / 1000000),
                           str_or(op->target, str_or(volume_key_of(op), "the volume")));
+        else if (op->progress_total > 0)
+                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s', %u %% done", operation_type_to_string(op->type),
+                          step, (unsigned) ((double) op->progress_done * 100 / (double) op->progress_total));
+        else
+                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s'", operation_type_to_string(op->type), step);
+        if (begun && *step)
+                ret->step = step;
+}
+
+static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        Operation *op = userdata;
+        bool begun = !(op->queue == QUEUE_NAME || op->queue == QUEUE_VOLUME || (op->queue == QUEUE_POOL && !op->volume));
+        uint64_t due = now_boottime_usec() + TIMER_ACCURACY_USEC;
+        _cleanup_error_ Error err = ERROR_INIT;
+        size_t n = 0;
+
+        op->deadline = sd_event_source_disable_unref(op->deadline);
+        while (n < op->n_waiters && op->waiters[n].deadline_usec <= due)
+                n++;
+        if (!begun && n == op->n_waiters) {
+                /* it is as if it had never come */
+                queue_leave(op);
+                deadline_error(op, begun, &op->error);
                 operation_finish(op);
                 return 0;
         }
-        if (op->progress_total > 0)
-                error_set(&err, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s', %u %% done", operation_type_to_string(op->type),
-                          step, (unsigned) ((double) op->progress_done * 100 / (double) op->progress_total));
-        else
-                error_set(&err, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s'", operation_type_to_string(op->type), step);
-        err.step = *step ? step : NULL;
-        operation_log(op, &err);
-        manager_remember_error(op->manager, volume_key_of(op), op->target, &err);
-        operation_answer(op, &err);
+        if (n > 0) {
+                deadline_error(op, begun, &err);
+                operation_log(op, &err);
+                manager_remember_error(op->manager, volume_key_of(op), op->target, &err);
+                operation_answer_first(op, n, &err);
+        }
+        /* those who joined later have their own full time */
+        if (op->n_waiters > 0)
+                (void) operation_set_deadline(op);
         return 0;
 }
 
@@ -445,8 +477,8 @@ static void submit_failed(Operation *op, sd_bus_message *call, const Error *err)
 
 static int operation_set_deadline(Operation *op)
 {
-        return sd_event_add_time_relative(op->manager->event, &op->deadline, CLOCK_BOOTTIME,
-                                          op->manager->settings.request_timeout_usec, TIMER_ACCURACY_USEC, on_deadline, op);
+        return sd_event_add_time(op->manager->event, &op->deadline, CLOCK_BOOTTIME, op->waiters[0].deadline_usec,
+                                 TIMER_ACCURACY_USEC, on_deadline, op);
 }
 
 void operation_submit(Operation *op, sd_bus_message *call)
@@ -462,9 +494,8 @@ void operation_submit(Operation *op, sd_bus_message *call)
                 return;
         }
         if (before && call && operation_can_join(before, op) && operation_add_waiter(before, call) >= 0) {
-                /* the newcomer waits its own full time */
-                before->deadline = sd_event_source_disable_unref(before->deadline);
-                (void) operation_set_deadline(before);
+                if (!before->deadline)
+                        (void) operation_set_deadline(before);
                 operation_free(op);
                 return;
         }

@@ -8,8 +8,8 @@
  * volume. A mounter process is held only between the two and while steps run, never while waiting for a lock: so no
  * number of requests for a stuck volume can use up the mounters.
  *
- * Waiters are the D-Bus calls to answer; an identical request joins as another waiter. At the deadline all waiters
- * are answered IN_PROGRESS and the operation goes on without any; then it may complete attach and stage, but never
+ * Waiters are the D-Bus calls to answer; an identical request joins as another waiter. At its own deadline each
+ * is answered IN_PROGRESS and the operation goes on, in the end without any; then it may complete attach and stage, but never
  * leaves something published (the kubelet has given the target up). What it leaves staged is undone after LingerSec
  * unless a repeat comes.
  *
@@ -49,6 +49,12 @@ typedef enum OperationQueue {
         QUEUE_POOL,
 } OperationQueue;
 
+/* A call to answer, by then at the latest. */
+typedef struct Waiter {
+        sd_bus_message *call;
+        uint64_t deadline_usec; /* CLOCK_BOOTTIME */
+} Waiter;
+
 struct Operation {
         Manager *manager;
         OperationType type;
@@ -63,7 +69,7 @@ struct Operation {
         uint64_t size;     /* EXPAND */
         bool formatted;    /* FORGET */
 
-        sd_bus_message **waiters;
+        Waiter *waiters; /* by deadline, as they came */
         size_t n_waiters;
         bool had_waiters; /* it is a request of somebody, now perhaps without */
 
