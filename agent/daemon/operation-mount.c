@@ -224,6 +224,10 @@ static void advance_attach(Operation *op)
 {
         Volume *v = op->volume;
 
+        if (!operation_is_awaited(op)) {
+                operation_finish(op); /* a hold in nobody's name would never be dropped; what is attached lingers for a repeat */
+                return;
+        }
         if (!strv_contains(v->attachments, op->params.volume_name) &&
             strv_append(&v->attachments, op->params.volume_name) < 0) {
                 FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
@@ -295,10 +299,12 @@ void operation_advance_mount(Operation *op)
                         advance_attach(op);
                 else if (must_reattach(op))
                         operation_run_step(op, STEP_UNSTAGE);
-                else if (check_stage(op, &err) < 0)
-                        fail(op, &err);
-                else
+                else if (check_stage(op, &err) >= 0)
                         advance_publish(op);
+                else if (TAILQ_EMPTY(&v->publishes))
+                        operation_run_step(op, STEP_UNSTAGE); /* it only lingers: nobody needs it as it is */
+                else
+                        fail(op, &err);
                 return;
         case _VOLUME_STATE_MAX:
         case _VOLUME_STATE_INVALID:
