@@ -126,6 +126,8 @@ static int image_error(const char *path, int r, Error *err)
         case EXDEV:
         case ELOOP:
                 return error_set(err, ERROR_IMAGE_FORBIDDEN, r, "Image %s leads out of the directory for images", path);
+        case ENAMETOOLONG:
+                return error_set(err, ERROR_INVALID_ARGUMENT, r, "Image %s has too long a name", path);
         default:
                 return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot open image %s: %s", path, strerror(-r));
         }

@@ -9,6 +9,7 @@
 
 #include <string.h>
 
+#include "base/escape.h"
 #include "base/log.h"
 #include "build.h"
 #include "daemon/listener.h"
@@ -111,7 +112,8 @@ static int read_target(sd_bus_message *m, Operation *op, Error *err)
         if (r < 0)
                 return r;
         op->target = TAKE_PTR(t.path);
-        if (t.pod_uid && !op->params.pod_uid)
+        /* one that is not text cannot stand in records and answers; a pod's UID always is */
+        if (t.pod_uid && bytes_are_text(t.pod_uid))
                 op->params.pod_uid = TAKE_PTR(t.pod_uid);
         return str_replace(&op->name, op->target) < 0 ? error_oom(err) : 0;
 }

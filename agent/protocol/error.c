@@ -127,7 +127,16 @@ bool error_code_is_retryable(ErrorCode code)
 
 char *error_render(const Error *err)
 {
+        _cleanup_free_ char *escaped = NULL;
         const char *text = str_or(err->text, error_code_name(err->code));
+
+        /* as error_to_bus() does: what is kept of it must be fit to be sent and recorded */
+        if (!bytes_are_text(text)) {
+                escaped = bytes_escape(text);
+                if (!escaped)
+                        return NULL;
+                text = escaped;
+        }
         size_t n = strlen(text);
         bool stop = n > 0 && strchr(".!?", text[n - 1]);
         char *rendered = NULL;

@@ -40,7 +40,8 @@ static int target_error(const Target *t, int r, Error *err)
 
 static int root_open(const Target *t, Error *err)
 {
-        int fd = open(t->root, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        /* the kubelet root was resolved at start: a link that stands there now was put there since */
+        int fd = open(t->root, O_PATH | O_DIRECTORY | O_CLOEXEC | (t->kind == TARGET_ALLOWED ? 0 : O_NOFOLLOW));
 
         return fd < 0 ? target_error(t, -errno, err) : fd;
 }
