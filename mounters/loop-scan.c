@@ -11,6 +11,7 @@
 #include <sys/sysmacros.h>
 
 #include "base/fd.h"
+#include "mounters/loop-image.h"
 
 #define BACKING_FILE_MAX 4096U
 
@@ -26,7 +27,19 @@ static char *backing_file(unsigned number)
         return text;
 }
 
-static int device_fill(const LoopDevice *d, MounterDevice *ret)
+/*
+ * Loop devices are the kernel's and not the mount namespace's: another berthd of the same machine, in a container, tags its own
+ * just as we do. Ours are those whose image is reached in our directories under the name that sysfs tells.
+ */
+static bool image_is_ours(Mounter *m, const char *path, const Image *image)
+{
+        const ImageOptions o = { .path = path };
+        _cleanup_image_ Image i = IMAGE_INIT;
+
+        return path && *path == '/' && image_open(m, &o, &i, NULL) >= 0 && i.device == image->device && i.inode == image->inode;
+}
+
+static int device_fill(Mounter *m, const LoopDevice *d, MounterDevice *ret)
 {
         const Image image = { .fd = -EBADF, .device = (dev_t) d->info.lo_device, .inode = d->info.lo_inode };
 
@@ -41,22 +54,30 @@ static int device_fill(const LoopDevice *d, MounterDevice *ret)
                 ret->device = NULL;
                 return -ENOMEM;
         }
-        ret->foreign = !loop_device_is_own(d, ret->key);
+        ret->foreign = !loop_device_is_own(d, ret->key) || !image_is_ours(m, ret->image, &image);
         return 0;
 }
 
+typedef struct Scan {
+        Mounter *mounter;
+        MounterResult *result;
+} Scan;
+
 static int device_add(const LoopDevice *d, void *userdata)
 {
-        MounterResult *r = userdata;
+        const Scan *scan = userdata;
+        MounterResult *r = scan->result;
         MounterDevice *grown = reallocarray(r->devices, r->n_devices + 1, sizeof(*grown));
 
         if (!grown)
                 return -ENOMEM;
         r->devices = grown;
-        return device_fill(d, &grown[r->n_devices++]);
+        return device_fill(scan->mounter, d, &grown[r->n_devices++]);
 }
 
-int loop_scan_devices(LoopTable *t, MounterResult *r, Error *err)
+int loop_scan_devices(Mounter *m, LoopTable *t, MounterResult *r, Error *err)
 {
-        return loop_each(t, device_add, r, err);
+        Scan scan = { m, r };
+
+        return loop_each(t, device_add, &scan, err);
 }

@@ -7,4 +7,4 @@
 #include "mounters/mounter.h"
 
 /* Fills r->devices with every bound loop device of the node, foreign ones too. */
-int loop_scan_devices(LoopTable *t, MounterResult *r, Error *err);
+int loop_scan_devices(Mounter *m, LoopTable *t, MounterResult *r, Error *err);

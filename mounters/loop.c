@@ -419,7 +419,7 @@ static int loop_check(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
 
 static int loop_scan(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
-        return loop_scan_devices(table, r, err);
+        return loop_scan_devices(m, table, r, err);
 }
 
 static const MounterOps loop_ops = {

@@ -51,5 +51,12 @@ int lock_file_take(int dir_fd, const char *name);
 /* Unlinks a lock file that the caller holds. The lock itself goes with its last descriptor. */
 int lock_file_remove(int dir_fd, const char *name);
 
-/* STATX_MNT_ID of what dir_fd/path names (AT_EMPTY_PATH for ""); never follows a trailing link. */
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x00004000U /* Linux 6.8 */
+#endif
+
+/*
+ * The mount that dir_fd/path lies on (AT_EMPTY_PATH for ""); never follows a trailing link. The ID is the one that is never used
+ * again (STATX_MNT_ID_UNIQUE, also that of fanotify's mount events) where the kernel has it, else STATX_MNT_ID.
+ */
 int mount_id_at(int dir_fd, const char *path, uint64_t *ret_mount_id, bool *ret_is_mount_root);

@@ -15,6 +15,7 @@
 #include "daemon/listener.h"
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
+#include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
 #include "daemon/volume-properties.h"
 #include "protocol/bus-util.h"
@@ -451,6 +452,8 @@ static int method_get_status(sd_bus_message *call, void *userdata, sd_bus_error 
         for (size_t i = 0; i < ELEMENTSOF(numbers) && r >= 0; i++)
                 r = bus_append_entry(reply, numbers[i].key, "t", numbers[i].value);
         if (r >= 0)
+                r = bus_append_entry(reply, "mountEvents", "s", watch_mount_source(m));
+        if (r >= 0)
                 r = append_mounters(reply, m);
         if (r >= 0)
                 r = sd_bus_message_close_container(reply);
@@ -468,7 +471,7 @@ static int method_reconcile(sd_bus_message *call, void *userdata, sd_bus_error *
                 request_malformed(-EBADMSG, "dryRun", &err);
                 return reply_with(call, &err);
         }
-        reconcile_request(m, dry_run ? RECONCILE_DRY_RUN : RECONCILE_APPLY, call);
+        reconcile_request(m, dry_run ? RECONCILE_DRY_RUN : RECONCILE_APPLY, RECONCILE_FULL, call);
         return 1;
 }
 

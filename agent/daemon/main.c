@@ -16,6 +16,7 @@
 #include "build.h"
 #include "daemon/listener.h"
 #include "daemon/manager.h"
+#include "daemon/reconcile/watch.h"
 
 #define STATUS_USEC (10 * UINT64_C(1000000))
 
@@ -81,6 +82,8 @@ static int run(Manager *m, Error *err)
         sd_event_source *status = NULL;
         int r = listener_start(m, err);
 
+        if (r >= 0)
+                r = watch_start(m, err);
         if (r < 0)
                 return r;
         r = sd_event_add_signal(m->event, NULL, SIGTERM, NULL, NULL);

@@ -18,6 +18,7 @@
 #include "daemon/listener.h"
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
+#include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
 
 static int open_directory(int dir_fd, const char *path, int *ret, Error *err)
@@ -121,6 +122,7 @@ void manager_free(Manager *m)
         Volume *v, *next;
 
         end_operations(m);
+        watch_free(m);
         reconcile_free(m);
         name_locks_free(m);
         if (m->listen_fd >= 0)

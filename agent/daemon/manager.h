@@ -25,6 +25,7 @@ typedef struct Pool Pool;
 typedef struct Publish Publish;
 typedef struct Reconcile Reconcile;
 typedef struct Volume Volume;
+typedef struct Watch Watch;
 
 /* For Explain: what went wrong lately, the newest last; a ring. */
 typedef struct RecentError {
@@ -52,6 +53,7 @@ struct Manager {
         uint64_t next_request;
 
         Reconcile *reconcile; /* NULL until the first */
+        Watch *watch;         /* NULL until the loop runs */
 
         int listen_fd;
         sd_event_source *listen_source, *listen_resume;

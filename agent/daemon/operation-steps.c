@@ -70,6 +70,7 @@ static void apply_staged(Operation *op, Volume *v, StepResult *r)
                 free(v->uuid);
                 v->uuid = TAKE_PTR(r->uuid);
         }
+        v->stage_mount_id = r->mount_id;
         volume_set_state(v, VOLUME_STAGED);
 }
 
@@ -114,6 +115,7 @@ void operation_apply_result(Operation *op, Step step)
                 op->done = true;
                 break;
         case STEP_UNSTAGE:
+                v->stage_mount_id = 0;
                 volume_set_state(v, VOLUME_ATTACHED);
                 break;
         case STEP_DETACH:

@@ -16,6 +16,7 @@
 
 #include "base/log.h"
 #include "daemon/reconcile/reconcile.h"
+#include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
 #include "protocol/bus-util.h"
 #include "protocol/names.h"
@@ -855,6 +856,7 @@ void operation_finish(Operation *op)
         operation_answer(op, err);
         if (op->type == OPERATION_CHECK)
                 operation_conclude_check(op);
+        bool checked = op->type == OPERATION_CHECK;
         if (op->type == OPERATION_SCAN)
                 reconcile_scanned(m, op->params.driver, op->done ? &op->result : NULL);
 
@@ -863,4 +865,6 @@ void operation_finish(Operation *op)
         TAILQ_REMOVE(&m->operations, op, entry);
         m->n_operations--;
         operation_free(op);
+        if (checked)
+                watch_check_done(m);
 }

@@ -6,7 +6,7 @@
  * kernel's mounts. They hold only what the kernel cannot tell, and never a secret.
  *
  *      version        1; a record of a newer version is set aside
- *      key, identity, driver, source{}, fsType, uuid, readOnly, stageReadOnly, mountOptions[], device,
+ *      key, identity, driver, source{}, fsType, uuid, readOnly, stageReadOnly, stageMountId, mountOptions[], device,
  *      deviceNumber, foreign   as in struct Volume
  *      state, step    the state when it was written, and the step that was about to be made ("" if none)
  *      attachments[]  volumeNames

@@ -34,6 +34,7 @@ static const struct Key {
         KEY("Paths", "MounterDirectory", KEY_STRING, mounter_dir, BERTH_MOUNTER_DIR),
         KEY("Agent", "RequestTimeoutSec", KEY_USEC, request_timeout_usec, "100"),
         KEY("Agent", "StepTimeoutSec", KEY_USEC, step_timeout_usec, "60"),
+        KEY("Agent", "ReconcileIntervalSec", KEY_USEC, reconcile_interval_usec, "60"),
         KEY("Agent", "LingerSec", KEY_USEC, linger_usec, "180"),
         KEY("Agent", "MaxConnections", KEY_UNSIGNED, max_connections, "512"),
         KEY("Agent", "MaxRequests", KEY_UNSIGNED, max_requests, "4096"),

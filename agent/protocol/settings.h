@@ -29,6 +29,7 @@ typedef struct Settings {
         /* [Agent] */
         uint64_t request_timeout_usec; /* RequestTimeoutSec=: answered by then, whatever happens */
         uint64_t step_timeout_usec;    /* StepTimeoutSec=: a killable step is killed after it */
+        uint64_t reconcile_interval_usec; /* ReconcileIntervalSec=: full reconcile and health checks, with jitter */
         uint64_t linger_usec;          /* LingerSec=: an unpublished stage is undone after it */
         unsigned max_connections;      /* MaxConnections= */
         unsigned max_requests;         /* MaxRequests=: queued and running */

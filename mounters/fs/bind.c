@@ -40,9 +40,9 @@ static int mount_state(int fd, MountState *ret)
         struct statfs sf;
         struct statx sx;
 
-        if (statx(fd, "", STATX_FLAGS | AT_EMPTY_PATH, STATX_MNT_ID | STATX_INO, &sx) < 0)
+        if (statx(fd, "", STATX_FLAGS | AT_EMPTY_PATH, STATX_MNT_ID | STATX_MNT_ID_UNIQUE | STATX_INO, &sx) < 0)
                 return -errno;
-        if (!(sx.stx_mask & STATX_MNT_ID) || !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        if (!(sx.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) || !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
                 return -EOPNOTSUPP; /* before Linux 5.8 */
         if (fstatfs(fd, &sf) < 0)
                 return -errno;

@@ -25,7 +25,7 @@ struct Reconcile {
         bool running;
         sd_bus_message **calls, **next_calls;
         size_t n_calls, n_next_calls;
-        bool apply, next_apply, next;
+        bool apply, full, next_apply, next_full, next;
         sd_event_source *wait_timer;
 };
 
@@ -97,7 +97,7 @@ static int on_wait_timer(sd_event_source *s, uint64_t usec, void *userdata)
         Reconcile *rc = userdata;
 
         rc->wait_timer = sd_event_source_disable_unref(rc->wait_timer);
-        reconcile_request(rc->manager, RECONCILE_APPLY, NULL);
+        reconcile_request(rc->manager, RECONCILE_APPLY, RECONCILE_QUICK, NULL);
         return 0;
 }
 
@@ -148,8 +148,9 @@ static void reconcile_end(Reconcile *rc)
                 rc->calls = TAKE_PTR(rc->next_calls);
                 rc->n_calls = rc->n_next_calls;
                 rc->apply = rc->next_apply;
+                rc->full = rc->next_full;
                 rc->n_next_calls = 0;
-                rc->next = rc->next_apply = false;
+                rc->next = rc->next_apply = rc->next_full = false;
                 reconcile_begin(rc);
         }
 }
@@ -193,7 +194,7 @@ static void reconcile_begin(Reconcile *rc)
 {
         rc->running = true;
         rc->n_scanning = 1; /* ourselves, so that it cannot end while we still start */
-        for (const Pool *pool = rc->manager->pools; pool; pool = pool->hh.next)
+        for (const Pool *pool = rc->full ? rc->manager->pools : NULL; pool; pool = pool->hh.next)
                 (void) scan_begin(rc->manager, pool);
         reconcile_scanned(rc->manager, NULL, NULL);
 }
@@ -209,7 +210,7 @@ static int calls_add(sd_bus_message ***calls, size_t *n, sd_bus_message *call)
         return 0;
 }
 
-void reconcile_request(Manager *m, ReconcileMode mode, sd_bus_message *call)
+void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_bus_message *call)
 {
         _cleanup_error_ Error err = ERROR_INIT;
         Reconcile *rc = m->reconcile;
@@ -233,9 +234,11 @@ void reconcile_request(Manager *m, ReconcileMode mode, sd_bus_message *call)
         if (rc->running) {
                 rc->next = true;
                 rc->next_apply = rc->next_apply || mode == RECONCILE_APPLY;
+                rc->next_full = rc->next_full || scope == RECONCILE_FULL;
                 return;
         }
         rc->apply = mode == RECONCILE_APPLY;
+        rc->full = scope == RECONCILE_FULL;
         reconcile_begin(rc);
 }
 

@@ -24,6 +24,14 @@ typedef enum ReconcileMode {
         _RECONCILE_MODE_INVALID = -EINVAL,
 } ReconcileMode;
 
+/* QUICK takes the mount table, sysfs and records alone: what changed behind our back. FULL asks the mounters too. */
+typedef enum ReconcileScope {
+        RECONCILE_QUICK,
+        RECONCILE_FULL,
+        _RECONCILE_SCOPE_MAX,
+        _RECONCILE_SCOPE_INVALID = -EINVAL,
+} ReconcileScope;
+
 /* A mount that may concern berth: below the staging root, or at a place that could be a target. */
 typedef struct MountView {
         char *target;   /* as the kernel shows it, octal escapes undone */
@@ -115,7 +123,7 @@ int reconcile_at_start(Manager *m, Error *err);
  * The whole of it, in the background. call (may be NULL) is answered with the steps (io.berth.Agent1.Reconcile) when they have been
  * planned or begun. While one runs, another waits for its end and then runs once for all who asked.
  */
-void reconcile_request(Manager *m, ReconcileMode mode, sd_bus_message *call);
+void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_bus_message *call);
 void reconcile_free(Manager *m);
 /* From the operation that asked a kind: result is NULL if it failed. Takes result's devices. */
 void reconcile_scanned(Manager *m, const char *kind, StepResult *result);

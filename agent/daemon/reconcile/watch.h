@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#pragma once
+
+/*
+ * When reconcile runs: right after start, when a mount or a device of berth's changes behind its back, and on a timer. The same
+ * timer has the health of staged volumes checked, one after another, so that checks never crowd out requests.
+ *
+ * Mount changes come from fanotify where the kernel has mount events (6.15): each names its mount, so other programs' mounts cost
+ * next to nothing. Elsewhere /proc/self/mountinfo only tells that something changed, and the table is read at most once a
+ * second and for at most a twentieth of the time.
+ */
+
+#include "daemon/manager.h"
+
+int watch_start(Manager *m, Error *err);
+void watch_free(Manager *m);
+/* A health check has come to its end: the next may begin. */
+void watch_check_done(Manager *m);
+/* "fanotify" or "mountinfo": for status. */
+const char *watch_mount_source(const Manager *m);
