@@ -21,6 +21,8 @@
 /* Commands take twenty times as long as the rest: every so many rounds are enough. */
 #define COMMANDS_EVERY 5U
 #define CONNECTIONS 32U
+/* Mounted and unmounted once before a volume's memory is measured: as many as mounters may work at once. */
+#define WARM_VOLUMES 16U
 
 typedef struct Plan {
         unsigned cycles, processes, mounts, parallel_rounds, parallel_volumes, held_volumes;
@@ -108,6 +110,18 @@ static void wait_idle(const Node *n)
         }
 }
 
+/* They stay when they are let go, and whoever looks for an image's device has to look past them. */
+static unsigned loop_nodes(void)
+{
+        _cleanup_closedir_ DIR *dir = opendir("/sys/devices/virtual/block");
+        const struct dirent *e;
+        unsigned n = 0;
+
+        while (dir && (e = readdir(dir)))
+                n += strncmp(e->d_name, "loop", 4) == 0;
+        return n;
+}
+
 static void measure_cycles(const Plan *plan, Report *r, Node *n, Volume *v)
 {
         Samples s[_WAY_MAX] = {};
@@ -120,6 +134,8 @@ static void measure_cycles(const Plan *plan, Report *r, Node *n, Volume *v)
                                 samples_add(s + way, cycle(way, n, v));
                 }
         report_section(r, "Full cycle of a formatted 64 MiB ext4 image, 10 other mounts");
+        report_figure(r, "loop_nodes", "loop devices on this machine, bound or not", loop_nodes(),
+                      UNIT_COUNT);
         report_samples(r, "bare_cycle", "bare system calls", s + WAY_BARE);
         report_samples(r, "api_cycle", "API, one kept connection", s + WAY_API);
         report_samples(r, "shim_cycle", "FlexVolume shim, two processes", s + WAY_SHIM);
@@ -185,14 +201,19 @@ static void measure_parallel(const Plan *plan, Report *r, Node *n, Volume *volum
 
 /*
  * A volume's cost is taken from anonymous memory alone: the share of the libraries in PSS falls with every
- * mounter that is started meanwhile, which would hide it.
+ * mounter that is started meanwhile, which would hide it. What connections and mounters cost is there
+ * before, by a first few volumes; these come off the divisor, since the memory they gave back is used again.
  */
 static void measure_held(const Plan *plan, Report *r, Node *n, Volume *volumes, Memory idle,
                          Memory idle_mounters)
 {
-        Memory held, mounters, after;
+        Memory warm, held, mounters, after;
         unsigned count = plan->held_volumes;
 
+        parallel_api(HALF_MOUNT, n, volumes, WARM_VOLUMES, CONNECTIONS);
+        parallel_api(HALF_UNMOUNT, n, volumes, WARM_VOLUMES, CONNECTIONS);
+        wait_idle(n);
+        warm = memory_of(n->agent);
         parallel_api(HALF_MOUNT, n, volumes, count, CONNECTIONS);
         wait_idle(n);
         held = memory_of(n->agent);
@@ -205,10 +226,13 @@ static void measure_held(const Plan *plan, Report *r, Node *n, Volume *volumes, 
         report_goal(r, "pss_idle_kib", "berthd, idle: PSS", (double) idle.pss, UNIT_KIB, BOUND_AT_MOST,
                     5.0 * 1024);
         report_figure(r, "rss_idle_kib", "berthd, idle: RSS", (double) idle.rss, UNIT_KIB);
+        report_figure(r, "pss_warm_kib", "berthd, after 32 connections and 16 volumes: PSS",
+                      (double) warm.pss, UNIT_KIB);
         report_figure(r, "held_volumes", "volumes mounted", count, UNIT_COUNT);
         report_figure(r, "pss_held_kib", "berthd, with these mounted: PSS", (double) held.pss, UNIT_KIB);
         report_goal(r, "pss_per_volume_kib", "berthd, for each volume (anonymous memory)",
-                    ((double) held.pss_anon - (double) idle.pss_anon) / count, UNIT_KIB, BOUND_AT_MOST, 2.0);
+                    ((double) held.pss_anon - (double) warm.pss_anon) / (count - WARM_VOLUMES), UNIT_KIB,
+                    BOUND_AT_MOST, 2.0);
         report_figure(r, "pss_after_kib", "berthd, when they are unmounted again: PSS", (double) after.pss,
                       UNIT_KIB);
         report_figure(r, "mounters_idle", "mounter processes, idle", idle_mounters.processes, UNIT_COUNT);
@@ -274,9 +298,9 @@ static void benchmark(const Plan *plan, Report *r, const Programs *programs, con
 
         measure_cycles(plan, r, &node, volumes);
         measure_processes(plan, r, programs, &node);
+        measure_other_mounts(plan, r, &node, programs, dir, volumes);
         measure_held(plan, r, &node, volumes, idle, idle_mounters);
         measure_parallel(plan, r, &node, volumes);
-        measure_other_mounts(plan, r, &node, programs, dir, volumes);
         node_stop(&node);
 
         for (unsigned i = 0; i < n_volumes; i++) {
