@@ -23,6 +23,7 @@
 
 #include <linux/fs.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "mounters/fs/mount.h"
@@ -315,8 +316,12 @@ static int bind_once(int control_fd, const struct loop_config *config, LoopDevic
         };
         if (d.fd < 0)
                 return d.fd;
+        int r = FAULT_ERROR("loop.before-configure");
+        if (r < 0)
+                return r;
         if (ioctl(d.fd, LOOP_CONFIGURE, config) < 0)
                 return -errno;
+        FAULT_POINT("loop.after-configure");
         if (ioctl(d.fd, LOOP_GET_STATUS64, &d.info) < 0)
                 return -errno;
         *ret = d;
@@ -356,16 +361,20 @@ int loop_clear_autoclear(LoopDevice *d, Error *err)
         if (!(d->info.lo_flags & LO_FLAGS_AUTOCLEAR))
                 return 0;
         d->info.lo_flags &= ~(uint32_t) LO_FLAGS_AUTOCLEAR;
+        FAULT_POINT("loop.before-keep");
         if (ioctl(d->fd, LOOP_SET_STATUS64, &d->info) < 0)
                 return error_set(err, errno == ENXIO ? ERROR_BUSY : ERROR_ATTACH_FAILED, errno,
                                  "Cannot take over /dev/loop%u, which is being let go: %m", d->number);
+        FAULT_POINT("loop.after-keep");
         return 0;
 }
 
 int loop_refresh_size(const LoopDevice *d, uint64_t *ret_size, Error *err)
 {
+        FAULT_POINT("loop.before-capacity");
         if (ioctl(d->fd, LOOP_SET_CAPACITY, 0) < 0)
                 return error_set(err, ERROR_GROW_FAILED, errno, "Cannot refresh the size of /dev/loop%u: %m", d->number);
+        FAULT_POINT("loop.after-capacity");
         if (ioctl(d->fd, BLKGETSIZE64, ret_size) < 0)
                 return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the size of /dev/loop%u: %m", d->number);
         return 0;
@@ -377,12 +386,15 @@ int loop_unbind(LoopDevice *d, Error *err)
 
         if (!sysfs_is_bound(d->number, &before))
                 return 0;
+        FAULT_POINT("loop.before-clear");
         /* ENXIO: another got there first */
         if (ioctl(d->fd, LOOP_CLR_FD) < 0 && errno != ENXIO)
                 return error_set(err, errno == EBUSY ? ERROR_BUSY : ERROR_DETACH_FAILED, errno,
                                  "Cannot let /dev/loop%u go: %m", d->number);
+        FAULT_POINT("loop.after-clear");
         /* newer kernels let go with the last descriptor only, and ours is one */
         d->fd = close_fd(d->fd);
+        FAULT_POINT("loop.after-close");
 
         for (unsigned i = 0; i < UNBIND_WAIT_STEPS; i++) {
                 if (!sysfs_is_bound(d->number, &now) || now != before)

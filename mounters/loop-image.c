@@ -17,6 +17,7 @@
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "mounters/block/block.h"
 
@@ -399,7 +400,10 @@ static int new_image_file(const NewImage *n, char *temporary, size_t size)
 static int new_image_publish(const NewImage *n, int fd, const char *temporary)
 {
         char self[40];
+        int r = FAULT_ERROR("image.before-link");
 
+        if (r < 0)
+                return r;
         if (*temporary) {
                 if (renameat2(n->directory_fd, temporary, n->directory_fd, n->name, RENAME_NOREPLACE) < 0)
                         return -errno;
@@ -408,6 +412,7 @@ static int new_image_publish(const NewImage *n, int fd, const char *temporary)
                 if (linkat(AT_FDCWD, self, n->directory_fd, n->name, AT_SYMLINK_FOLLOW) < 0)
                         return -errno;
         }
+        FAULT_POINT("image.after-link");
         return fsync(n->directory_fd) < 0 ? -errno : 0;
 }
 
@@ -421,6 +426,7 @@ static int new_image_fill(Mounter *m, const ImageOptions *o, const char *fs_type
                 return error_oom(err);
         if (ftruncate(i->fd, (off_t) o->size) < 0)
                 return storage_error(n, "make", -errno, err);
+        FAULT_POINT("image.after-truncate");
         if (o->allocation == ALLOCATION_RESERVED && fallocate(i->fd, 0, 0, (off_t) o->size) < 0)
                 return storage_error(n, "reserve the space of", -errno, err);
 
@@ -431,6 +437,7 @@ static int new_image_fill(Mounter *m, const ImageOptions *o, const char *fs_type
                 return r;
         if (fsync(i->fd) < 0)
                 return storage_error(n, "write", -errno, err);
+        FAULT_POINT("image.after-sync");
         return block_remember(m, lasting_id, identity, fs_type, uuid, o->size, err);
 }
 
@@ -475,6 +482,7 @@ int image_create(Mounter *m, const ImageOptions *o, const char *fs_type, Error *
         image.fd = new_image_file(&n, temporary, sizeof(temporary));
         if (image.fd < 0)
                 return storage_error(&n, "make", image.fd, err);
+        FAULT_POINT("image.made");
         if (fstat(image.fd, &st) < 0)
                 return storage_error(&n, "make", -errno, err);
         image.device = st.st_dev;
@@ -499,9 +507,12 @@ int image_create(Mounter *m, const ImageOptions *o, const char *fs_type, Error *
 int image_grow(Image *i, const ImageOptions *o, uint64_t size, Error *err)
 {
         uint64_t aligned = (size + SIZE_ALIGNMENT - 1) / SIZE_ALIGNMENT * SIZE_ALIGNMENT;
+
+        FAULT_POINT("image.before-grow");
         int r = o->allocation == ALLOCATION_RESERVED ? fallocate(i->fd, 0, 0, (off_t) aligned) :
                                                        ftruncate(i->fd, (off_t) aligned);
 
+        FAULT_POINT("image.after-grow");
         if (r >= 0)
                 r = fsync(i->fd);
         if (r < 0)

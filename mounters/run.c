@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 
 #define OUTPUT_TAIL_MAX 4096
@@ -137,13 +138,17 @@ int mounter_run(Mounter *m, char *const *argv, int extra_fd, char **ret_output)
         output_fd = memfd_create("berth-output", MFD_CLOEXEC);
         if (output_fd < 0)
                 return -errno;
-        r = program_spawn(path, argv, output_fd, m->lock_fd, extra_fd, &pid);
+        r = FAULT_ERROR("program.before");
+        if (r >= 0)
+                r = program_spawn(path, argv, output_fd, m->lock_fd, extra_fd, &pid);
         if (r < 0)
                 return r;
+        FAULT_POINT("program.started");
 
         while (waitpid(pid, &status, 0) < 0)
                 if (errno != EINTR)
                         return -errno;
+        FAULT_POINT("program.ended");
 
         r = output_tail(output_fd, &output);
         if (r < 0)

@@ -20,6 +20,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "build.h"
@@ -407,6 +408,7 @@ static int lock_take(Mounter *m, const struct Method *method, const MounterVolum
                 return error_set(err, ERROR_RECORD_FAILED, fd, "Cannot take the lock file %s/locks/%s: %s",
                                  m->settings.runtime_dir, v->key, strerror(-fd));
         m->lock_fd = fd;
+        FAULT_POINT("lock.taken");
         return 0;
 }
 
@@ -417,9 +419,11 @@ static void lock_release(Mounter *m, const struct Method *method, const MounterV
 
         if (m->lock_fd < 0)
                 return;
+        FAULT_POINT("lock.before-release");
         if (r < 0 ? method->flags & METHOD_ENDS_LOCK_FAILED :
                     (method->flags & METHOD_ENDS_LOCK) && (result->gone || !(method->answer & ANSWER_GONE)))
                 (void) lock_file_remove(c->locks_fd, v->key);
+        FAULT_POINT("lock.after-release");
         m->lock_fd = close_fd(m->lock_fd);
 }
 
@@ -457,8 +461,12 @@ static int method_answer(Mounter *m, const struct Method *method, sd_bus_message
 
         if (r >= 0)
                 r = method_run(m, method, &v, &result, &err);
-        if (r >= 0)
-                return result_send(msg, method, &result);
+        if (r >= 0) {
+                r = result_send(msg, method, &result);
+                if (method->flags & METHOD_LOCKS)
+                        FAULT_POINT("answer.sent");
+                return r;
+        }
         r = error_to_bus(&err, &e);
         return r == -ENOMEM ? r : sd_bus_reply_method_error(msg, &e);
 }

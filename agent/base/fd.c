@@ -12,6 +12,8 @@
 #include <sys/file.h>
 #include <sys/syscall.h>
 
+#include "base/fault.h"
+
 int open_beneath(int dir_fd, const char *path, uint64_t flags, uint64_t resolve)
 {
         struct open_how how = { .flags = flags | O_CLOEXEC, .resolve = resolve };
@@ -95,6 +97,8 @@ int write_file_atomic_at(int dir_fd, const char *name, const void *data, size_t 
         int r = write_full(fd, data, size);
         if (r >= 0 && (flags & WRITE_SYNC) && fsync(fd) < 0)
                 r = -errno;
+        if (r >= 0)
+                r = FAULT_ERROR("file.temporary");
         if (r >= 0 && renameat(dir_fd, temporary, dir_fd, name) < 0)
                 r = -errno;
         if (r < 0) {

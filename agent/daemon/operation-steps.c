@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/fault.h"
 #include "daemon/operation.h"
 #include "daemon/store.h"
 
@@ -46,7 +47,9 @@ int operation_record_step(Operation *op, Step step)
                 return 0; /* no effect on the node that a crash could leave behind */
         }
         v->step = step_to_string(step);
-        return store_write(v);
+        int r = store_write(v);
+        FAULT_POINT("agent.step-recorded");
+        return r;
 }
 
 static void apply_attached(Volume *v, StepResult *r)

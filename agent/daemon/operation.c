@@ -14,6 +14,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "daemon/reconcile/reconcile.h"
 #include "daemon/reconcile/watch.h"
@@ -688,6 +689,8 @@ static int on_step_reply(sd_bus_message *reply, void *userdata, sd_bus_error *re
 
         op->call = sd_bus_slot_unref(op->call);
         op->step_timer = sd_event_source_disable_unref(op->step_timer);
+        if (op->volume)
+                FAULT_POINT("agent.step-answered");
         step_answered(op, reply);
         return 0;
 }
@@ -798,12 +801,16 @@ static void operation_try_step(Operation *op)
                         operation_fail(op, &err);
                 return;
         }
+        if (op->volume)
+                FAULT_POINT("agent.step-unrecorded");
         r = op->volume ? operation_record_step(op, op->step) : 0;
         if (r < 0)
                 error_set(&err, ERROR_RECORD_FAILED, r, "Cannot write the record of volume %s: %s", op->volume->key,
                           strerror(-r));
         else
                 r = send_step(op, &err);
+        if (op->volume)
+                FAULT_POINT("agent.step-called");
         if (r < 0)
                 operation_fail(op, &err);
 }
@@ -847,13 +854,18 @@ void operation_finish(Operation *op)
                 MounterProcess *p = TAKE_PTR(op->mounter);
                 mounter_release(p);
         }
-        if (op->volume)
+        if (op->volume) {
+                FAULT_POINT("agent.finish-unrecorded");
                 volume_settle(op, err);
+                FAULT_POINT("agent.finish-recorded");
+        }
         if (err)
                 manager_remember_error(m, volume_key_of(op), op->target, err);
         if (op->n_waiters > 0 || !op->had_waiters)
                 operation_log(op, err);
         operation_answer(op, err);
+        if (op->volume)
+                FAULT_POINT("agent.finish-answered");
         if (op->type == OPERATION_CHECK)
                 operation_conclude_check(op);
         bool checked = op->type == OPERATION_CHECK;

@@ -14,6 +14,7 @@
 #include <sys/sysmacros.h>
 
 #include "base/escape.h"
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon/step.h"
@@ -132,6 +133,7 @@ int store_remove(Volume *v)
         if (unlinkat(v->manager->records_fd, name, 0) < 0 && errno != ENOENT)
                 return -errno;
         v->recorded = false;
+        FAULT_POINT("agent.record-removed");
         return 0;
 }
 

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/fault.h"
 #include "base/strmap.h"
 
 /* What a look at the device, together with the intent, allows. */
@@ -292,6 +293,7 @@ int block_format(Mounter *m, const MounterVolume *v, const BlockStorage *s, Moun
                 clock_tick_wait();
                 if (plan == PLAN_BEGIN) {
                         q = block_prove_blank(m, f.fd, f.size, s, err);
+                        FAULT_POINT("format.after-proof");
                         if (q >= 0)
                                 q = format_write_intent(&f, err);
                         if (q < 0)
@@ -302,6 +304,7 @@ int block_format(Mounter *m, const MounterVolume *v, const BlockStorage *s, Moun
                 if (q >= 0) {
                         f.fresh = false;
                         q = format_confirm(&f, err);
+                        FAULT_POINT("format.after-confirm");
                 }
                 if (q < 0)
                         return q;

@@ -16,6 +16,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/strmap.h"
 
@@ -68,7 +69,9 @@ int state_file_write(Mounter *m, const char *directory, const char *lasting_id, 
         _cleanup_close_ int dir = state_directory_open(m, directory);
         if (dir < 0)
                 return record_failed(directory, lasting_id, dir, "make the directory of", err);
+        FAULT_POINT("state.before-write");
         int r = write_file_atomic_at(dir, name, text, strlen(text), WRITE_SYNC);
+        FAULT_POINT("state.after-write");
         return r < 0 ? record_failed(directory, lasting_id, r, "write", err) : 0;
 }
 
@@ -80,8 +83,10 @@ int state_file_remove(Mounter *m, const char *directory, const char *lasting_id,
         _cleanup_close_ int dir = state_directory_open(m, directory);
         if (dir < 0)
                 return record_failed(directory, lasting_id, dir, "make the directory of", err);
+        FAULT_POINT("state.before-remove");
         if (unlinkat(dir, name, 0) < 0 && errno != ENOENT)
                 return record_failed(directory, lasting_id, errno, "remove", err);
+        FAULT_POINT("state.after-remove");
         /* Even if it was gone already: the removal may be an earlier process', and not yet durable. */
         if (fsync(dir) < 0)
                 return record_failed(directory, lasting_id, errno, "make durable the removal of", err);

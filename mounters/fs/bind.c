@@ -17,6 +17,7 @@
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "mounters/fs/mount-api.h"
@@ -64,6 +65,7 @@ static int stage_clone(const MounterVolume *v, MountState *ret_stage, Error *err
                                       OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT);
         if (fd < 0)
                 return error_set(err, ERROR_MOUNT_FAILED, errno, "Cannot open the stage %s: %m", v->staging_path);
+        FAULT_POINT("publish.after-clone");
 
         int r = mount_state(fd, ret_stage);
         if (r < 0)
@@ -147,9 +149,11 @@ static int clone_attach(const Target *t, int tree_fd, int target_fd, MounterResu
 {
         uint64_t mount_id;
 
+        FAULT_POINT("publish.before-move");
         if (sys_move_mount(tree_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0)
                 return error_set(err, errno == ENOENT ? ERROR_TARGET_MISSING : ERROR_MOUNT_FAILED, errno,
                                  "Cannot mount on target %s: %m", t->path);
+        FAULT_POINT("publish.after-move");
 
         int k = mount_id_at(tree_fd, "", &mount_id, NULL);
         if (k < 0)
@@ -164,6 +168,7 @@ static int clone_attach(const Target *t, int tree_fd, int target_fd, MounterResu
                 return k;
         }
         r->mount_id = mount_id;
+        FAULT_POINT("publish.after-verify");
         return 0;
 }
 

@@ -24,6 +24,7 @@
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 #include "mounters/fs/target.h"
 #include "mounters/fs/umount.h"
@@ -132,6 +133,7 @@ static int mount_finish(const FsMountParams *p, uint64_t *ret_mount_id, Error *e
 int fs_mount(const FsMountParams *p, uint64_t *ret_mount_id, Error *err)
 {
         bool mounted = false;
+        FAULT_POINT("stage.before-mkdir");
         int r = mkdir_parents(p->staging_path, 0700);
         if (r < 0)
                 return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot make the directory %s: %s", p->staging_path,
@@ -143,7 +145,9 @@ int fs_mount(const FsMountParams *p, uint64_t *ret_mount_id, Error *err)
         if (mounted)
                 return mount_finish(p, ret_mount_id, err);
 
+        FAULT_POINT("stage.before-mount");
         r = mount_make(p, err);
+        FAULT_POINT("stage.after-mount");
         if (r < 0) {
                 (void) rmdir(p->staging_path);
                 return r;
@@ -194,8 +198,10 @@ int fs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
         }
         if (k < 0)
                 return error_set(err, ERROR_UNMOUNT_FAILED, k, "Cannot unmount %s: %s", v->staging_path, strerror(-k));
+        FAULT_POINT("unstage.before-rmdir");
         if (unlinkat(parent_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
                 return error_set(err, ERROR_UNMOUNT_FAILED, errno, "Cannot remove the directory %s: %m", v->staging_path);
+        FAULT_POINT("unstage.after-rmdir");
         return 0;
 }
 

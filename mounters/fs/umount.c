@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <time.h>
 
+#include "base/fault.h"
 #include "base/fd.h"
 
 #define BUSY_TRIES 25
@@ -20,9 +21,12 @@ static int umount_one(const char *name)
 {
         static const struct timespec pause = { .tv_nsec = BUSY_PAUSE_NSEC };
 
+        FAULT_POINT("umount.before");
         for (unsigned i = 0;; i++) {
-                if (umount2(name, UMOUNT_NOFOLLOW) >= 0)
+                if (umount2(name, UMOUNT_NOFOLLOW) >= 0) {
+                        FAULT_POINT("umount.after");
                         return 0;
+                }
                 if (errno != EBUSY || i >= BUSY_TRIES)
                         return -errno;
                 (void) nanosleep(&pause, NULL);
