@@ -33,7 +33,8 @@ typedef struct BlockAnswer {
         Error error;
 } BlockAnswer;
 void block_answer_done(BlockAnswer *a);
-#define _cleanup_answer_ _cleanup_(block_answer_done)
+/* _unused_: an answer may be wanted for nothing but its being freed */
+#define _cleanup_answer_ _unused_ _cleanup_(block_answer_done)
 
 /* Attaches the image (taking ownership of the string) to a loop device, by losetup(8). */
 void block_volume_init(BlockVolume *t, Fixture *f, char *image, const char *fs_type);

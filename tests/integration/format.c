@@ -137,7 +137,6 @@ Test(format, blank_preallocated)
 Test(format, blank_is_read_to_the_last_byte)
 {
         BlockVolume t;
-        _cleanup_free_ char *of = NULL;
         char *image = fixture_image(&fixture, "whole", SIZE);
 
         block_volume_init(&t, &fixture, image, "ext4");
