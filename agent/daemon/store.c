@@ -7,9 +7,11 @@
 
 #include "daemon/store.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/sysmacros.h>
 
@@ -22,6 +24,7 @@
 
 #define RECORD_VERSION 1
 #define RECORD_SIZE_MAX (4U * 1024U * 1024U)
+#define SET_ASIDE_MAX 1000U
 
 static void json_unref(json_t *o)
 {
@@ -123,6 +126,21 @@ int store_write(Volume *v)
         return r;
 }
 
+/*
+ * A detach takes the lock file with it, but a device may also vanish by itself. Before the record, so that no crash leaves
+ * it behind; one that somebody holds is theirs.
+ */
+static void remove_lock_file(const Volume *v)
+{
+        _cleanup_close_ int locks_fd = openat(v->manager->runtime_fd, "locks", O_PATH | O_DIRECTORY | O_CLOEXEC);
+
+        if (locks_fd < 0 || faccessat(locks_fd, v->key, F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+                return;
+        _cleanup_close_ int lock_fd = lock_file_take(locks_fd, v->key);
+        if (lock_fd >= 0)
+                (void) lock_file_remove(locks_fd, v->key);
+}
+
 int store_remove(Volume *v)
 {
         char name[NAME_MAX + 1];
@@ -130,6 +148,7 @@ int store_remove(Volume *v)
 
         if (r < 0 || !v->recorded)
                 return r;
+        remove_lock_file(v);
         if (unlinkat(v->manager->records_fd, name, 0) < 0 && errno != ENOENT)
                 return -errno;
         v->recorded = false;
@@ -286,6 +305,26 @@ static int load_one(Manager *m, const char *name, Error *err)
         return 0;
 }
 
+/* Under a name of its own: an earlier one that was set aside is evidence too. */
+static void set_aside(Manager *m, const char *name, const char *why)
+{
+        char aside[NAME_MAX + 16];
+
+        for (unsigned i = 0; i < SET_ASIDE_MAX; i++) {
+                if (i == 0)
+                        snprintf(aside, sizeof(aside), "%s.bad", name);
+                else
+                        snprintf(aside, sizeof(aside), "%s.bad%u", name, i);
+                if (renameat2(m->records_fd, name, m->records_fd, aside, RENAME_NOREPLACE) >= 0) {
+                        log_warning("Record %s set aside as %s: %s", name, aside, why);
+                        return;
+                }
+                if (errno != EEXIST)
+                        break;
+        }
+        log_error("Record %s is spoiled (%s) and cannot be set aside: %m", name, why);
+}
+
 int store_load(Manager *m, Error *err)
 {
         int fd = openat(m->records_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -302,13 +341,8 @@ int store_load(Manager *m, Error *err)
 
                 if (d->d_name[0] == '.' || n < 6 || strcmp(d->d_name + n - 5, ".json") != 0)
                         continue;
-                if (load_one(m, d->d_name, &e) >= 0)
-                        continue;
-
-                char aside[NAME_MAX + 1];
-                log_warning("Record %s set aside: %s", d->d_name, str_or(e.text, ""));
-                if (snprintf(aside, sizeof(aside), "%s.bad", d->d_name) < (int) sizeof(aside))
-                        (void) renameat(m->records_fd, d->d_name, m->records_fd, aside);
+                if (load_one(m, d->d_name, &e) < 0)
+                        set_aside(m, d->d_name, str_or(e.text, ""));
         }
         return 0;
 }

@@ -19,11 +19,11 @@
 
 /* Writes the volume's record: temporary file, rename. Helper: negative errno. */
 int store_write(Volume *v);
-/* Removes it; a missing one is fine. */
+/* Removes it, and a lock file of the volume that nobody holds; missing ones are fine. */
 int store_remove(Volume *v);
 /*
  * Loads all records into m->volumes. One that cannot be read, or is of a newer version, is renamed to
- * <name>.bad and logged, never deleted; the volume then has to be rebuilt from the kernel.
+ * <name>.bad (<name>.bad1, …) and logged, never deleted; the volume then has to be rebuilt from the kernel.
  */
 int store_load(Manager *m, Error *err);
 
