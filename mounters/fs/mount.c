@@ -199,6 +199,7 @@ int fs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
         if (k < 0)
                 return error_set(err, ERROR_UNMOUNT_FAILED, k, "Cannot unmount %s: %s", v->staging_path, strerror(-k));
         FAULT_POINT("unstage.before-rmdir");
+        /* this also takes away the copies of the mount that other mount namespaces have (since Linux 3.18) */
         if (unlinkat(parent_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
                 return error_set(err, ERROR_UNMOUNT_FAILED, errno, "Cannot remove the directory %s: %m", v->staging_path);
         FAULT_POINT("unstage.after-rmdir");

@@ -17,13 +17,16 @@
 
 extern char **environ;
 
+/* By rename: another mounter of the same test may be reading it. */
 static void config_write(const Fixture *f, const char *extra)
 {
-        _cleanup_free_ char *text = NULL;
+        _cleanup_free_ char *text = NULL, *temporary = NULL;
 
         cr_assert(asprintf(&text, "[Loop]\nDirectories=%s\n[Targets]\nAllow=%s\n%s", f->image_dir, f->allow_dir, str_or(extra, "")) >=
                   0);
-        write_text(f->config, text);
+        cr_assert(asprintf(&temporary, "%s.new", f->config) >= 0);
+        write_text(temporary, text);
+        cr_assert(rename(temporary, f->config) >= 0);
 }
 
 static int on_progress(sd_bus_message *m, void *userdata, sd_bus_error *e)
@@ -75,10 +78,16 @@ void mounter_client_disconnect(MounterClient *c)
 
 void mounter_client_stop(MounterClient *c)
 {
+        static const struct timespec pause = { .tv_nsec = 2000000 };
+        double end = now_seconds() + 30;
         int status = -1;
+        pid_t pid;
 
         mounter_client_disconnect(c);
-        cr_assert(waitpid(c->pid, &status, 0) == c->pid);
+        /* not for ever: a child that the test forked may have kept the connection */
+        while ((pid = waitpid(c->pid, &status, WNOHANG)) == 0 && now_seconds() < end)
+                nanosleep(&pause, NULL);
+        cr_assert(pid == c->pid, "the mounter (pid %d) did not end within 30 s of its connection", c->pid);
         cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "the mounter ended with status 0x%x", (unsigned) status);
 }
 
@@ -141,6 +150,7 @@ static int result_set(const char *key, const char *type, sd_bus_message *m, void
                 { "foreign", 'b', &r->foreign },        { "gone", 'b', &r->gone },
                 { "attached", 'b', &r->attached },      { "staged", 'b', &r->staged },
                 { "published", 'b', &r->published },    { "healthy", 'b', &r->healthy },
+                { "corrupted", 'b', &r->corrupted },
                 { "layers", 'u', &r->layers },          { "next", 'n', &r->next },
         };
         const char *s;

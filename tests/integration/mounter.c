@@ -73,7 +73,7 @@ Test(mounter, every_method_twice)
         cr_assert_eq(fixture_count_mounts(target), 1);
 
         MOUNTER_OK(&c, "Check", &v, &r);
-        cr_assert(r.attached && r.staged && r.published && r.healthy);
+        cr_assert(r.attached && r.staged && r.published && r.healthy && !r.corrupted);
         cr_assert_eq(r.mount_id, again.mount_id);
         MOUNTER_OK(&c, "Stats", &v, &r);
         cr_assert(r.healthy && r.total_bytes > (32 << 20) && r.total_inodes > 0);
