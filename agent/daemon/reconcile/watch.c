@@ -41,7 +41,7 @@
 struct mount_event_info {
         struct fanotify_event_info_header header;
         uint64_t mount_id; /* unique, as by STATX_MNT_ID_UNIQUE */
-} __attribute__((packed));
+};
 
 #define LOOK_INTERVAL_MIN_USEC (1000 * UINT64_C(1000))
 #define LOOK_INTERVAL_MAX_USEC (1900 * UINT64_C(1000))
