@@ -14,6 +14,7 @@
 #include <sys/un.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-id128.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "daemon/agent-interface.h"
@@ -21,6 +22,8 @@
 
 #define AUTHENTICATION_USEC (5 * UINT64_C(1000000))
 #define PAUSE_USEC (100 * UINT64_C(1000))
+#define PROBE_TRIES 20U
+#define PROBE_PAUSE_NSEC (50 * 1000 * 1000)
 
 struct Connection {
         Manager *manager;
@@ -189,6 +192,29 @@ static int on_connection(sd_event_source *s, int listen_fd, uint32_t revents, vo
         return 0;
 }
 
+static bool is_served(const struct sockaddr_un *address)
+{
+        _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+        return fd >= 0 && (connect(fd, (const struct sockaddr *) address, sizeof(*address)) >= 0 || errno == EAGAIN);
+}
+
+/*
+ * A socket that is answered belongs to a living berthd; one that is not is a dead one's. One that was killed while it started a
+ * mounter seems alive until that child's exec has closed its copy of the descriptor: a moment, which is waited for.
+ */
+static bool is_served_for_long(const struct sockaddr_un *address)
+{
+        static const struct timespec pause = { .tv_nsec = PROBE_PAUSE_NSEC };
+
+        for (unsigned i = 0; is_served(address); i++) {
+                if (i >= PROBE_TRIES)
+                        return true;
+                (void) nanosleep(&pause, NULL);
+        }
+        return false;
+}
+
 static int make_socket(const char *path, Error *err)
 {
         struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -199,9 +225,7 @@ static int make_socket(const char *path, Error *err)
                                  sizeof(address.sun_path) - 1);
         strcpy(address.sun_path, path);
 
-        /* a socket that is answered belongs to a living berthd; one that is not is a dead one's */
-        _cleanup_close_ int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-        if (probe >= 0 && (connect(probe, (struct sockaddr *) &address, sizeof(address)) >= 0 || errno == EAGAIN))
+        if (is_served_for_long(&address))
                 return error_set(err, ERROR_BUSY, EADDRINUSE, "Another berthd serves %s", path);
 
         struct stat st;
