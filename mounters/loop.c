@@ -277,11 +277,19 @@ static int storage_verify(void *userdata, char **ret_version, Error *err)
 
 static int loop_storage_init(LoopStorage *s, Mounter *m, const MounterVolume *v, Error *err)
 {
+        _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
         int r = image_open_volume(m, v, O_RDONLY, &s->image, err);
         if (r < 0)
                 return r;
         if (!v->device || !*v->device)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "The request names no device");
+
+        /* Its number may have gone to another image since berthd recorded it: then that one's data would be mounted for ours. */
+        r = loop_open(v->device, s->image.device, s->image.inode, &d, err);
+        if (r <= 0)
+                return r < 0 ? r :
+                               error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show image inode %" PRIu64 " any more",
+                                         v->device, s->image.inode);
 
         s->volume = v;
         s->lasting_id = image_lasting_id(&s->image);
