@@ -143,6 +143,10 @@ void operation_step_failed(Operation *op, Step step, ErrorCode code)
 {
         Publish *p;
 
+        /* The recorded device is not the volume's (any more): the next attach looks for the right one. */
+        if (code == ERROR_DEVICE_CHANGED && (step == STEP_STAGE || step == STEP_FORMAT))
+                volume_set_state(op->volume, VOLUME_ATTACHING);
+
         /*
          * A failed attach, stage, unstage or detach leaves its state (attaching, …): what is really there is not
          * known, and the steps that undo it are idempotent. A failed publish has been undone by the mounter, unless
