@@ -9,6 +9,7 @@
  */
 
 #include <fcntl.h>
+#include <signal.h>
 #include <inttypes.h>
 #include <linux/magic.h>
 #include <string.h>
@@ -118,20 +119,21 @@ static int device_adopt(LoopDevice *d, const MounterVolume *v, MounterResult *r,
         return device_answer(d, !own, r, err);
 }
 
+static int device_bind(Mounter *m, const MounterVolume *v, const Image *image, LoopDevice *ret, Error *err)
+{
+        return loop_bind(image, v->key, (v->read_only ? LOOP_READ_ONLY : 0) | (m->settings.loop_direct_io ? LOOP_DIRECT_IO : 0),
+                         ret, err);
+}
+
 /*
- * The kernel does not see to it that an inode has one device only, and an operator does not know of our locks: so
- * what was bound meanwhile is looked for afterwards, and then ours gives way.
+ * Somebody has the image open, or its file system knows no leases. The kernel does not see to it that an inode has one device only,
+ * and an operator does not know of our locks: so what was bound meanwhile is looked for afterwards, and then ours gives way.
  */
-static int device_bind(Mounter *m, const MounterVolume *v, Image *image, LoopDevice *ret, Error *err)
+static int device_bind_contended(Mounter *m, const MounterVolume *v, const Image *image, LoopDevice *ret, Error *err)
 {
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT, seen = LOOP_DEVICE_INIT;
         _cleanup_error_ Error e = ERROR_INIT;
-        int k = image_reopen(image, v->read_only ? O_RDONLY : O_RDWR, err);
-        if (k < 0)
-                return k;
-
-        k = loop_bind(image, v->key, (v->read_only ? LOOP_READ_ONLY : 0) | (m->settings.loop_direct_io ? LOOP_DIRECT_IO : 0), &d,
-                      err);
+        int k = device_bind(m, v, image, &d, err);
         if (k < 0)
                 return k;
         k = loop_find(table, image->device, image->inode, &seen, &e);
@@ -153,16 +155,22 @@ static int loop_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Err
 {
         _cleanup_image_ Image image = IMAGE_INIT;
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
-        int k = image_open_volume(m, v, O_RDONLY, &image, err);
+        int k = image_open_volume(m, v, v->read_only ? O_RDONLY : O_RDWR, &image, err);
         if (k < 0)
                 return k;
 
+        /* The road of every day: nobody has the image open, so it has no device, and none has to be looked for. */
+        if (image_claim(&image) >= 0) {
+                k = device_bind(m, v, &image, &d, err);
+                image_unclaim(&image);
+                return k < 0 ? k : device_answer(&d, false, r, err);
+        }
         k = loop_find(table, image.device, image.inode, &d, err);
         if (k < 0)
                 return k;
         if (k > 0)
                 return device_adopt(&d, v, r, err);
-        k = device_bind(m, v, &image, &d, err);
+        k = device_bind_contended(m, v, &image, &d, err);
         return k < 0 ? k : device_answer(&d, false, r, err);
 }
 
@@ -304,6 +312,13 @@ static int loop_storage_init(LoopStorage *s, Mounter *m, const MounterVolume *v,
         return 0;
 }
 
+/* The remedy takes the volume's key, which nothing else may tell any more. */
+static void refusal_explain(const MounterVolume *v, int r, Error *err)
+{
+        if (r < 0 && err && err->code == ERROR_WAS_FORMATTED)
+                error_prefix(err, "Volume %s", v->key);
+}
+
 /* A sparse image on a full file system gives I/O errors to its pod: said before that happens, and as the reason afterwards. */
 static int shortage_explain(const LoopStorage *s, int r, Error *err)
 {
@@ -328,6 +343,7 @@ static int loop_stage(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
                 return k;
 
         k = block_stage(m, v, &s.block, r, err);
+        refusal_explain(v, k, err);
         return r->next ? k : shortage_explain(&s, k, err);
 }
 
@@ -339,18 +355,29 @@ static int loop_format(Mounter *m, const MounterVolume *v, MounterResult *r, Err
                 return k;
 
         k = block_format(m, v, &s.block, r, err);
+        refusal_explain(v, k, err);
         return k < 0 ? shortage_explain(&s, k, err) : k;
 }
 
+/* The operator names a volume by its key alone: what berthd does not know any more comes without a source. */
 static int loop_forget(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
         _cleanup_image_ Image image = IMAGE_INIT;
-        int k = image_open_volume(m, v, O_RDONLY, &image, err);
+        _cleanup_free_ char *name = NULL;
+        int k;
+
+        if (v->source.n_entries == 0) {
+                k = volume_inode(v, &image.device, &image.inode, err);
+                if (k < 0)
+                        return k;
+                name = image_identity(&image);
+                return name ? block_forget_identity(m, name, err) : error_oom(err);
+        }
+        k = image_open_volume(m, v, O_RDONLY, &image, err);
         if (k < 0)
                 return k;
-
-        _cleanup_free_ char *lasting_id = image_lasting_id(&image);
-        return lasting_id ? block_forget(m, lasting_id, err) : error_oom(err);
+        name = image_lasting_id(&image);
+        return name ? block_forget(m, name, err) : error_oom(err);
 }
 
 /* --- expand, stats, check --- */
@@ -451,6 +478,8 @@ int main(int argc, char **argv)
         table = loop_table_new();
         if (!table)
                 return EXIT_FAILURE;
+        /* what the kernel sends the holder of a lease that somebody wants to break; by default it kills */
+        (void) signal(SIGIO, SIG_IGN);
 
         int r = mounter_serve(&loop_ops, argc, argv);
         loop_table_free(table);

@@ -90,3 +90,5 @@ int block_remember(Mounter *m, const char *lasting_id, const char *identity, con
 /* 1: was formatted, 0: no memory; unreadable memory counts as formatted. */
 int block_was_formatted(Mounter *m, const char *lasting_id, Error *err);
 int block_forget(Mounter *m, const char *lasting_id, Error *err);
+/* The same for every memory that was written under this identity, where no lasting_id is known. Errors: NOT_FOUND, RECORD_FAILED. */
+int block_forget_identity(Mounter *m, const char *identity, Error *err);

@@ -171,3 +171,31 @@ int block_forget(Mounter *m, const char *lasting_id, Error *err)
         int r = intent_remove(m, lasting_id, err);
         return r < 0 ? r : state_file_remove(m, DIRECTORY, lasting_id, err);
 }
+
+int block_forget_identity(Mounter *m, const char *identity, Error *err)
+{
+        int fd = state_directory_open(m, DIRECTORY);
+        _cleanup_closedir_ DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+        unsigned n = 0;
+
+        if (!dir) {
+                close_fd(fd);
+                return error_set(err, ERROR_RECORD_FAILED, fd < 0 ? fd : errno, "Cannot list " DIRECTORY " in the state directory");
+        }
+        for (struct dirent *d; (d = readdir(dir));) {
+                _cleanup_json_ json_t *object = NULL;
+                size_t size = strlen(d->d_name);
+
+                if (size < 6 || strcmp(d->d_name + size - 5, ".json") != 0)
+                        continue;
+                d->d_name[size - 5] = 0;
+                if (state_file_read(m, DIRECTORY, d->d_name, &object) <= 0 ||
+                    !str_equal(json_string_value(json_object_get(object, "identity")), identity))
+                        continue;
+                int r = block_forget(m, d->d_name, err);
+                if (r < 0)
+                        return r;
+                n++;
+        }
+        return n > 0 ? 0 : error_set(err, ERROR_NOT_FOUND, ENOENT, "There is no memory of a file system on %s", identity);
+}

@@ -665,11 +665,13 @@ Test(agent, forget_that_it_was_formatted)
         key = volume_property(&f, target, "Key");
         unmount_ok(&f, target);
         cr_assert(truncate(image, 0) >= 0 && truncate(image, 64 * MIB) >= 0);
-        mount_refused(&f, target, &v, ERROR_WAS_FORMATTED, NULL);
+        mount_refused(&f, target, &v, ERROR_WAS_FORMATTED, key);
         fixture_expect_clean(&f);
 
-        /* the remedy of the error, word for word */
+        /* the remedy of the error, word for word; another volume's memory stays */
         _cleanup_free_ char *program = executable_path(&f, "berthctl");
+        cr_assert_neq(RUN(program, "forget", "--formatted", "loop-1-2-3"), 0);
+        mount_refused(&f, target, &v, ERROR_WAS_FORMATTED, key);
         RUN_OK(program, "forget", "--formatted", key);
         mount_ok(&f, target, &v);
         unmount_ok(&f, target);
