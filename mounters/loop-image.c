@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <linux/openat2.h>
 #include <string.h>
+#include <time.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 
@@ -21,6 +22,8 @@
 #include "base/fd.h"
 #include "mounters/block/block.h"
 
+#define CLAIM_WAIT_STEPS 50U /* 0.1 s */
+#define CLAIM_WAIT_NSEC (2L * 1000 * 1000)
 #define SIZE_ALIGNMENT UINT64_C(4096)
 #define RESOLVE_IMAGE (RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
 
@@ -213,12 +216,28 @@ int image_reopen(Image *i, int flags, Error *err)
         char self[40];
 
         snprintf(self, sizeof(self), "/proc/self/fd/%d", i->fd);
-        int fd = open(self, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+        int fd = -EBADF;
+        for (unsigned n = 0; n < CLAIM_WAIT_STEPS; n++) {
+                fd = open(self, flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+                if (fd >= 0 || errno != EWOULDBLOCK)
+                        break;
+                (void) nanosleep(&(struct timespec) { .tv_nsec = CLAIM_WAIT_NSEC }, NULL); /* claimed by another mounter */
+        }
         if (fd < 0)
-                return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot open the image: %m");
+                return error_set(err, errno == EWOULDBLOCK ? ERROR_BUSY : ERROR_DEVICE_ERROR, errno, "Cannot open the image: %m");
         close_fd(i->fd);
         i->fd = fd;
         return 0;
+}
+
+int image_claim(const Image *i)
+{
+        return fcntl(i->fd, F_SETLEASE, F_WRLCK) < 0 ? -errno : 0;
+}
+
+void image_unclaim(const Image *i)
+{
+        (void) fcntl(i->fd, F_SETLEASE, F_UNLCK);
 }
 
 int image_open_volume(Mounter *m, const MounterVolume *v, int flags, Image *ret, Error *err)

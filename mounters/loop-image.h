@@ -48,6 +48,15 @@ int image_reopen(Image *i, int flags, Error *err);
 int image_open_volume(Mounter *m, const MounterVolume *v, int flags, Image *ret, Error *err);
 
 /* NULL if out of memory. */
+/*
+ * Claims the open image for this process alone, by a write lease (fcntl(2), F_SETLEASE): the kernel grants it only while nobody else
+ * has the file open, which every loop device does. So a claimed image has no device, and nobody gives it one until it is unclaimed:
+ * openers wait, for as long as it takes to bind one. The claim is the open file's, which the device shares: it must be given up before
+ * this process ends, or it lasts as long as the device. 0; -EAGAIN: somebody has it open; else the file system knows no leases.
+ */
+int image_claim(const Image *i);
+void image_unclaim(const Image *i);
+
 char *image_identity(const Image *i);
 char *image_key(const Image *i);
 char *image_lasting_id(const Image *i);

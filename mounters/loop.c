@@ -151,11 +151,31 @@ static int device_bind_contended(Mounter *m, const MounterVolume *v, const Image
         return k;
 }
 
+/*
+ * Opens the image for binding. One that is claimed by nobody who lives was left by a mounter that was killed between binding and
+ * giving up its claim: its device, which cannot have been used yet, is let go, and the claim with it.
+ */
+static int image_open_to_bind(Mounter *m, const MounterVolume *v, Image *ret, Error *err)
+{
+        _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
+        _cleanup_error_ Error e = ERROR_INIT;
+        int flags = v->read_only ? O_RDONLY : O_RDWR, k = image_open_volume(m, v, flags, ret, &e);
+
+        if (k >= 0)
+                return k;
+        if (e.code != ERROR_BUSY || volume_find_device(v, &d, NULL) <= 0 || !loop_device_is_own(&d, v->key) ||
+            loop_unbind(&d, NULL) < 0) {
+                error_move(err, &e);
+                return k;
+        }
+        return image_open_volume(m, v, flags, ret, err);
+}
+
 static int loop_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
         _cleanup_image_ Image image = IMAGE_INIT;
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
-        int k = image_open_volume(m, v, v->read_only ? O_RDONLY : O_RDWR, &image, err);
+        int k = image_open_to_bind(m, v, &image, err);
         if (k < 0)
                 return k;
 
