@@ -858,6 +858,7 @@ void operation_finish(Operation *op)
                 FAULT_POINT("agent.finish-unrecorded");
                 volume_settle(op, err);
                 FAULT_POINT("agent.finish-recorded");
+                reconcile_touched(m, op->volume->key);
         }
         if (err)
                 manager_remember_error(m, volume_key_of(op), op->target, err);

@@ -97,6 +97,10 @@ static int append_params(sd_bus_message *m, const Volume *v, const StepParams *p
                 r = bus_append_entry_strv(m, "mountOptions", p->mount_options);
         if (r >= 0 && p->target)
                 r = bus_append_entry_bytes(m, "target", p->target);
+        if (r >= 0 && p->attach)
+                r = bus_append_entry(m, "attach", "b", 1);
+        if (r >= 0 && p->detach)
+                r = bus_append_entry(m, "detach", "b", 1);
         if (r >= 0 && p->size > 0)
                 r = bus_append_entry(m, "size", "t", p->size);
         if (r >= 0 && p->secrets && p->secrets->n_entries > 0) {
@@ -243,14 +247,19 @@ int step_read_result(sd_bus_message *reply, StepResult *ret)
         return 0;
 }
 
+void step_device_done(StepDevice *d)
+{
+        free(d->key);
+        free(d->identity);
+        free(d->device);
+        free(d->image);
+        *d = (StepDevice) {};
+}
+
 void step_devices_free(StepDevice *d, size_t n)
 {
-        for (size_t i = 0; i < n; i++) {
-                free(d[i].key);
-                free(d[i].identity);
-                free(d[i].device);
-                free(d[i].image);
-        }
+        for (size_t i = 0; i < n; i++)
+                step_device_done(&d[i]);
         free(d);
 }
 

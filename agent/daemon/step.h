@@ -55,6 +55,7 @@ typedef struct StepParams {
         bool read_only;
         char *const *mount_options;
         uint64_t size;
+        bool attach, detach; /* Stage, Unstage: the neighbouring step in the same call */
 } StepParams;
 
 /* A device as Scan found it on the node. */
@@ -63,6 +64,7 @@ typedef struct StepDevice {
         uint64_t device_number;
         bool foreign, read_only;
 } StepDevice;
+void step_device_done(StepDevice *d);
 void step_devices_free(StepDevice *d, size_t n);
 
 typedef struct StepResult {

@@ -27,6 +27,7 @@ struct Reconcile {
         size_t n_calls, n_next_calls;
         bool apply, full, next_apply, next_full, next;
         sd_event_source *wait_timer;
+        char **touched; /* keys of the volumes that operations were done with while the mounters were asked */
 };
 
 static void reconcile_begin(Reconcile *rc);
@@ -110,6 +111,37 @@ static void calls_done(Reconcile *rc)
         rc->n_calls = 0;
 }
 
+/*
+ * What the mounters saw of a volume that an operation has changed since is no longer true, and judging it would bring back what has
+ * just been detached. The next look will see it.
+ */
+static void leave_out_touched(Reconcile *rc)
+{
+        Snapshot *s = &rc->snapshot;
+        size_t n = 0;
+
+        for (size_t i = 0; i < s->n_volumes; i++)
+                s->volumes[i].busy = s->volumes[i].busy || strv_contains(rc->touched, s->volumes[i].key);
+        for (size_t i = 0; i < s->n_devices; i++) {
+                StepDevice d = s->devices[i];
+
+                s->devices[i] = (StepDevice) {};
+                if (strv_contains(rc->touched, d.key))
+                        step_device_done(&d);
+                else
+                        s->devices[n++] = d;
+        }
+        s->n_devices = n;
+}
+
+void reconcile_touched(Manager *m, const char *key)
+{
+        Reconcile *rc = m->reconcile;
+
+        if (rc && rc->running && rc->n_scanning > 0 && strv_append(&rc->touched, key) < 0)
+                rc->apply = false; /* out of memory: a plan that nobody carries out does no harm */
+}
+
 static int conclude(Reconcile *rc, Error *err)
 {
         _cleanup_plan_ Plan plan = {};
@@ -119,11 +151,14 @@ static int conclude(Reconcile *rc, Error *err)
         int r = reconcile_observe(m, &rc->snapshot, err);
         if (r < 0)
                 return r;
+        leave_out_touched(rc);
         r = reconcile_plan(&rc->snapshot, &plan);
         if (r < 0)
                 return error_oom(err);
         if (rc->apply)
                 results = apply_all(m, &plan);
+        if (rc->apply && rc->full)
+                reconcile_sweep_locks(m);
         for (size_t i = 0; i < rc->n_calls; i++)
                 answer(rc->calls[i], &plan, results);
         if (rc->apply && plan.wait && !rc->wait_timer)
@@ -142,6 +177,7 @@ static void reconcile_end(Reconcile *rc)
         }
         calls_done(rc);
         snapshot_done(&rc->snapshot);
+        strv_free(TAKE_PTR(rc->touched));
         rc->running = false;
 
         if (rc->next) {
@@ -158,9 +194,11 @@ static void reconcile_end(Reconcile *rc)
 void reconcile_scanned(Manager *m, const char *kind, StepResult *result)
 {
         Reconcile *rc = m->reconcile;
+        Snapshot *s = &rc->snapshot;
 
+        if (kind && !result && strv_append(&s->silent, kind) < 0)
+                strv_free(TAKE_PTR(s->kinds)); /* then nothing is known for sure */
         if (result) {
-                Snapshot *s = &rc->snapshot;
                 StepDevice *grown = reallocarray(s->devices, s->n_devices + result->n_devices + 1, sizeof(*grown));
 
                 if (grown) {
@@ -267,6 +305,7 @@ void reconcile_free(Manager *m)
                 sd_bus_message_unref(rc->next_calls[i]);
         free(rc->next_calls);
         snapshot_done(&rc->snapshot);
+        strv_free(rc->touched);
         sd_event_source_disable_unref(rc->wait_timer);
         free(rc);
 }

@@ -70,7 +70,8 @@ typedef struct Snapshot {
         size_t n_mounts;
         StepDevice *devices; /* as the mounters found them, by key */
         size_t n_devices;
-        char **kinds; /* the kinds whose devices are known */
+        char **kinds;  /* the kinds whose devices are known */
+        char **silent; /* those that were asked and did not answer */
 } Snapshot;
 
 typedef enum PlanStepType {
@@ -113,6 +114,8 @@ int reconcile_plan(const Snapshot *s, Plan *ret);
 void plan_done(Plan *p);
 /* Carries out one step, or starts the operation that does. Helper. */
 int reconcile_apply(Manager *m, const PlanStep *step);
+/* Removes lock files of volumes that are not known and that nobody holds: their mounter was killed before it could. */
+void reconcile_sweep_locks(Manager *m);
 const char *plan_step_type_to_string(PlanStepType t);
 
 /*
@@ -127,6 +130,8 @@ void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_
 void reconcile_free(Manager *m);
 /* From the operation that asked a kind: result is NULL if it failed. Takes result's devices. */
 void reconcile_scanned(Manager *m, const char *kind, StepResult *result);
+/* An operation is done with the volume of this key. */
+void reconcile_touched(Manager *m, const char *key);
 
 #define _cleanup_snapshot_ _cleanup_(snapshot_done)
 #define _cleanup_plan_ _cleanup_(plan_done)
