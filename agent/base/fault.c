@@ -9,6 +9,7 @@
 
 #include <ctype.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <string.h>
@@ -22,7 +23,6 @@
 #define ERRNO_MAX 133
 
 typedef struct FaultSpec {
-        char text[SPEC_MAX]; /* as it came, to tell one from the next */
         char name[64], action[32], argument[32];
         unsigned count; /* 1: the first time */
 } FaultSpec;
@@ -65,7 +65,6 @@ static bool spec_read(FaultSpec *ret)
                         return false;
                 s = content;
         }
-        snprintf(ret->text, sizeof(ret->text), "%s", s);
         take_until(&s, "=", ret->name, sizeof(ret->name));
         if (*s++ != '=')
                 return false;
@@ -81,6 +80,21 @@ static bool spec_read(FaultSpec *ret)
         }
         ret->count = *count ? (unsigned) atoi(count) : 1;
         return true;
+}
+
+/* How often the point has been reached, this time included: by this process, or by all that read the same file. */
+static unsigned count_hit(void)
+{
+        static unsigned count;
+        const char *spec = getenv("BERTH_FAULT");
+        char path[PATH_MAX];
+
+        if (*spec != '@')
+                return ++count;
+        snprintf(path, sizeof(path), "%s.count", spec + 1);
+        _cleanup_close_ int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+        /* where an appending write ended is ours alone */
+        return fd >= 0 && write(fd, "", 1) == 1 ? (unsigned) lseek(fd, 0, SEEK_CUR) : 0;
 }
 
 /* Whether it is this process that does it: never twice, whoever else has the same specification. */
@@ -188,21 +202,13 @@ static int act(const FaultSpec *spec)
 
 int fault_reached(const char *name)
 {
-        static char counted[SPEC_MAX];
-        static unsigned count;
         int saved = errno;
         FaultSpec spec;
         int r = 0;
 
         trace(name);
-        if (spec_read(&spec) && strcmp(spec.name, name) == 0) {
-                if (strcmp(counted, spec.text) != 0) {
-                        snprintf(counted, sizeof(counted), "%s", spec.text);
-                        count = 0;
-                }
-                if (++count == spec.count && spec_claim())
-                        r = act(&spec);
-        }
+        if (spec_read(&spec) && strcmp(spec.name, name) == 0 && count_hit() == spec.count && spec_claim())
+                r = act(&spec);
         errno = saved;
         return r;
 }

@@ -11,7 +11,8 @@
  * BERTH_FAULT in the environment of berthd (mounters inherit it) chooses what happens:
  *
  *      name=action[:argument][@N]    at the N-th time (default: first) that a process reaches the point
- *      @PATH                         the same, read from the file at each point; the file is removed when it happens
+ *      @PATH                         the same, read from the file at each point; the file is removed when it happens.
+ *                                    The N-th time is then that of all processes together, counted in the file PATH.count
  *
  *      kill-self       the process that reaches the point
  *      kill-agent      berthd; in a mounter, its parent if that is berthd
