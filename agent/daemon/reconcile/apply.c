@@ -81,6 +81,14 @@ static int unpublish(Manager *m, const PlanStep *s)
         return 0;
 }
 
+/* A stage that went without its step leaves its directory behind, which only the step removes. */
+static VolumeState state_to_take(const Volume *v, VolumeState state)
+{
+        bool was_staged = v->state == VOLUME_STAGING || v->state == VOLUME_STAGED || v->state == VOLUME_UNSTAGING;
+
+        return was_staged && state != VOLUME_STAGED && state != VOLUME_STAGING ? VOLUME_UNSTAGING : state;
+}
+
 static int clean_up(Volume *v, const PlanStep *s)
 {
         if (v->state == VOLUME_ABSENT) {
@@ -113,7 +121,7 @@ int reconcile_apply(Manager *m, const PlanStep *step)
         case PLAN_CORRECT_STATE:
                 if (!v || v->holder)
                         return 0;
-                volume_set_state(v, step->state);
+                volume_set_state(v, state_to_take(v, step->state));
                 v->step = NULL;
                 return store_write(v);
         case PLAN_CLEANUP:
