@@ -38,6 +38,8 @@ typedef struct MounterVolume {
         char *target;   /* as it came; NULL if the method has none */
         uint64_t size;  /* bytes; 0 if not given */
         char *uuid;     /* of the file system as recorded, or NULL */
+        bool attach;    /* Stage: serve.c calls attach first */
+        bool detach;    /* Unstage: serve.c calls detach afterwards */
 } MounterVolume;
 
 /* A device of the kind on this node, as Scan reports it; owned by the result. */

@@ -13,6 +13,7 @@
 #include "mounters/mounter.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <string.h>
@@ -76,6 +77,8 @@ static const struct RequestField {
         { "target", FIELD_BYTES, offsetof(MounterVolume, target) },
         { "size", FIELD_NUMBER, offsetof(MounterVolume, size) },
         { "uuid", FIELD_STRING, offsetof(MounterVolume, uuid) },
+        { "attach", FIELD_BOOL, offsetof(MounterVolume, attach) },
+        { "detach", FIELD_BOOL, offsetof(MounterVolume, detach) },
 };
 _Static_assert(sizeof(dev_t) == sizeof(uint64_t), "deviceNumber is read as t");
 
@@ -134,7 +137,9 @@ typedef enum MethodFlags {
         METHOD_NEEDS_KEY = 1 << 1,
         METHOD_MUST_FINISH = 1 << 2,     /* SIGTERM waits */
         METHOD_ENDS_LOCK = 1 << 3,       /* nothing of the volume is left afterwards: the lock file goes */
-        METHOD_ENDS_LOCK_FAILED = 1 << 4 /* likewise if it fails */
+        METHOD_ENDS_LOCK_FAILED = 1 << 4, /* likewise if it fails */
+        METHOD_ATTACHES = 1 << 5,         /* attaches first, if asked */
+        METHOD_DETACHES = 1 << 6,         /* detaches afterwards, if asked */
 } MethodFlags;
 
 static int no_device(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
@@ -161,12 +166,12 @@ static const struct Method {
         { "Create", SLOT(create), not_supported,
           LOCKED | METHOD_MUST_FINISH | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
         { "Attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE },
-        { "Stage", SLOT(stage), not_supported, LOCKED, ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
+        { "Stage", SLOT(stage), not_supported, LOCKED | METHOD_ATTACHES, ANSWER_DEVICE | ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
         { "Format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM },
         { "Fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0 },
         { "Publish", SLOT(publish), fs_publish, LOCKED, ANSWER_MOUNT_ID },
         { "Unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS },
-        { "Unstage", SLOT(unstage), fs_unstage, LOCKED, 0 },
+        { "Unstage", SLOT(unstage), fs_unstage, LOCKED | METHOD_DETACHES | METHOD_ENDS_LOCK, ANSWER_GONE },
         { "Detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE },
         { "Expand", SLOT(expand), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_SIZE },
         { "Stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH },
@@ -388,6 +393,17 @@ static bool key_is_valid(const char *key)
         return n > 0 && n <= VOLUME_KEY_MAX && key[n] == 0 && key[0] != '.';
 }
 
+/*
+ * A call that was sent just before berthd died must not begin: the next berthd may have looked at the volume already, and
+ * take it as it saw it. Asked with the lock held: whoever starts after this look finds the lock taken.
+ */
+static bool peer_is_gone(void)
+{
+        struct pollfd p = { .fd = SERVER_FD, .events = POLLRDHUP };
+
+        return poll(&p, 1, 0) > 0 && p.revents & (POLLRDHUP | POLLHUP | POLLERR);
+}
+
 static int lock_take(Mounter *m, const struct Method *method, const MounterVolume *v, Error *err)
 {
         const Connection *c = m->connection;
@@ -409,6 +425,10 @@ static int lock_take(Mounter *m, const struct Method *method, const MounterVolum
                                  m->settings.runtime_dir, v->key, strerror(-fd));
         m->lock_fd = fd;
         FAULT_POINT("lock.taken");
+        if (peer_is_gone()) {
+                m->lock_fd = close_fd(m->lock_fd);
+                return error_set(err, ERROR_SHUTTING_DOWN, ECONNRESET, "berthd has ended");
+        }
         return 0;
 }
 
@@ -427,12 +447,37 @@ static void lock_release(Mounter *m, const struct Method *method, const MounterV
         m->lock_fd = close_fd(m->lock_fd);
 }
 
-static int method_run(Mounter *m, const struct Method *method, const MounterVolume *v, MounterResult *result, Error *err)
+/* The device of this very call is what is staged next. */
+static int attach_first(Mounter *m, MounterVolume *v, MounterResult *result, Error *err)
+{
+        int r = m->ops->attach(m, v, result, err);
+        if (r < 0)
+                return r;
+        v->device_number = result->device_number;
+        v->foreign = result->foreign;
+        return str_replace(&v->device, result->device) < 0 ? error_oom(err) : 0;
+}
+
+static int run_slots(Mounter *m, const struct Method *method, MounterVolume *v, MounterResult *result, Error *err)
+{
+        int r = 0;
+
+        if ((method->flags & METHOD_ATTACHES) && v->attach && m->ops->attach)
+                r = attach_first(m, v, result, err);
+        if (r >= 0)
+                r = method_slot(method, m->ops)(m, v, result, err);
+        if (r >= 0 && (method->flags & METHOD_DETACHES) && v->detach &&
+            (m->ops->detach ? m->ops->detach : no_device)(m, v, result, NULL) < 0)
+                result->gone = false; /* the caller asks for it by Detach, and learns there who holds it */
+        return r;
+}
+
+static int method_run(Mounter *m, const struct Method *method, MounterVolume *v, MounterResult *result, Error *err)
 {
         int r = lock_take(m, method, v, err);
 
         if (r >= 0) {
-                r = method_slot(method, m->ops)(m, v, result, err);
+                r = run_slots(m, method, v, result, err);
                 lock_release(m, method, v, result, r);
         }
         if (r < 0 && !error_is_set(err))

@@ -32,7 +32,8 @@ static int open_directory(int dir_fd, const char *path, int *ret, Error *err)
 static int open_directories(Manager *m, Error *err)
 {
         _cleanup_close_ int locks = -EBADF;
-        static const char *const in_state[] = { "staging", "volumes", "formats" };
+        _cleanup_close_ int staging = -EBADF;
+        static const char *const in_state[] = { "volumes", "formats" };
         int r = mkdir_parents(m->settings.runtime_dir, 0755);
 
         if (r >= 0)
@@ -45,6 +46,8 @@ static int open_directories(Manager *m, Error *err)
                 r = open_directory(m->runtime_fd, "volumes", &m->records_fd, err);
         if (r >= 0)
                 r = open_directory(m->runtime_fd, "locks", &locks, err);
+        if (r >= 0)
+                r = open_directory(m->runtime_fd, "staging", &staging, err);
         for (size_t i = 0; i < ELEMENTSOF(in_state) && r >= 0; i++) {
                 _cleanup_free_ char *path = NULL;
                 if (asprintf(&path, "%s/%s", m->settings.state_dir, in_state[i]) < 0)

@@ -171,7 +171,9 @@ static void begin_stage(Operation *op)
                         operation_run_step(op, step);
                 return;
         }
-        if (take_stage(op) < 0)
+        /* what is not attached is attached by the same call: a mounter's wake-up costs as much as attaching */
+        bool attached = op->volume->state == VOLUME_ATTACHED || op->volume->state == VOLUME_STAGING;
+        if ((!attached && take_source(op) < 0) || take_stage(op) < 0)
                 FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
         else
                 operation_run_step(op, STEP_STAGE);
@@ -276,7 +278,10 @@ void operation_advance_mount(Operation *op)
         case VOLUME_ABSENT:
         case VOLUME_ATTACHING:
         case VOLUME_DETACHING:
-                begin_attach(op);
+                if (op->type == OPERATION_ATTACH)
+                        begin_attach(op);
+                else
+                        begin_stage(op);
                 return;
         case VOLUME_ATTACHED:
                 if (op->type == OPERATION_ATTACH)

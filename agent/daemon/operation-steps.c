@@ -52,17 +52,18 @@ int operation_record_step(Operation *op, Step step)
         return r;
 }
 
-static void apply_attached(Volume *v, StepResult *r)
+static void take_device(Volume *v, StepResult *r)
 {
         free(v->device);
         v->device = TAKE_PTR(r->device);
         v->device_number = (dev_t) r->device_number;
         v->foreign = r->foreign;
-        volume_set_state(v, VOLUME_ATTACHED);
 }
 
 static void apply_staged(Operation *op, Volume *v, StepResult *r)
 {
+        if (r->device)
+                take_device(v, r);
         if (r->next)
                 return; /* format or fsck first: advance looks at it */
         if (r->fs_type) {
@@ -96,7 +97,8 @@ void operation_apply_result(Operation *op, Step step)
                 op->resolved = false;
                 break;
         case STEP_ATTACH:
-                apply_attached(v, r);
+                take_device(v, r);
+                volume_set_state(v, VOLUME_ATTACHED);
                 break;
         case STEP_STAGE:
                 apply_staged(op, v, r);
@@ -119,7 +121,9 @@ void operation_apply_result(Operation *op, Step step)
                 break;
         case STEP_UNSTAGE:
                 v->stage_mount_id = 0;
-                volume_set_state(v, VOLUME_ATTACHED);
+                if (r->gone)
+                        v->cleanup_delay_usec = 0;
+                volume_set_state(v, r->gone ? VOLUME_ABSENT : op->releasing ? VOLUME_DETACHING : VOLUME_ATTACHED);
                 break;
         case STEP_DETACH:
                 volume_set_state(v, VOLUME_ABSENT);

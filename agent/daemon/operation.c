@@ -650,6 +650,16 @@ void operation_mounter_stuck(Operation *op)
         operation_answer(op, &err);
 }
 
+/* Its connection is gone, so it is of no more use; its exit is not ours to wait for. */
+static void operation_lose_mounter(Operation *op)
+{
+        MounterProcess *p = TAKE_PTR(op->mounter);
+
+        p->operation = NULL;
+        mounter_kill(p);
+        operation_mounter_died(op);
+}
+
 static void step_answered(Operation *op, sd_bus_message *reply)
 {
         _cleanup_error_ Error err = ERROR_INIT;
@@ -662,11 +672,7 @@ static void step_answered(Operation *op, sd_bus_message *reply)
                         return;
                 }
                 if (err.code == ERROR_MOUNTER_DIED) {
-                        /* the connection is gone, so it is of no more use; its exit is not ours to wait for */
-                        MounterProcess *p = TAKE_PTR(op->mounter);
-                        p->operation = NULL;
-                        mounter_kill(p);
-                        operation_mounter_died(op);
+                        operation_lose_mounter(op);
                         return;
                 }
                 operation_fail(op, &err);
@@ -720,6 +726,8 @@ static void params_fill(const Operation *op, StepParams *ret)
                 .read_only = op->params.read_only,
                 .mount_options = op->params.mount_options,
                 .size = op->size,
+                .attach = op->step == STEP_STAGE,
+                .detach = op->step == STEP_UNSTAGE && op->releasing && strv_length(v->attachments) == 0,
         };
         if (v && (op->type != OPERATION_MOUNT && op->type != OPERATION_ATTACH)) {
                 ret->fs_type = v->fs_type;
@@ -752,6 +760,8 @@ static int send_step(Operation *op, Error *err)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "A value of the request is not valid UTF-8");
         if (r >= 0)
                 r = sd_bus_call_async(op->mounter->bus, &op->call, m, on_step_reply, op, UINT64_MAX);
+        if (r == -ECONNRESET || r == -ENOTCONN || r == -EPIPE)
+                return error_set(err, ERROR_MOUNTER_DIED, r, "The mounter has ended"); /* while it was idle */
         if (r < 0)
                 return error_set(err, ERROR_INTERNAL, r, "Cannot call the mounter: %s", strerror(-r));
 
@@ -811,7 +821,9 @@ static void operation_try_step(Operation *op)
                 r = send_step(op, &err);
         if (op->volume)
                 FAULT_POINT("agent.step-called");
-        if (r < 0)
+        if (r < 0 && err.code == ERROR_MOUNTER_DIED)
+                operation_lose_mounter(op);
+        else if (r < 0)
                 operation_fail(op, &err);
 }
 
@@ -862,9 +874,11 @@ void operation_finish(Operation *op)
         }
         if (err)
                 manager_remember_error(m, volume_key_of(op), op->target, err);
-        if (op->n_waiters > 0 || !op->had_waiters)
-                operation_log(op, err);
+        /* logged after the answer: the caller need not wait for the journal */
+        bool to_log = op->n_waiters > 0 || !op->had_waiters;
         operation_answer(op, err);
+        if (to_log)
+                operation_log(op, err);
         if (op->volume)
                 FAULT_POINT("agent.finish-answered");
         if (op->type == OPERATION_CHECK)

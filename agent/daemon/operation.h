@@ -99,6 +99,7 @@ struct Operation {
         bool prepared;      /* Format or Fsck has run once */
         bool done;          /* the step that the type is about has succeeded */
         bool undoing;
+        bool releasing; /* giving the volume back: unstage and detach in one call */
         bool timed_out; /* its mounter was ended because of the step's time-out */
         char *key, *identity;
         Error error;    /* why it fails; set once */

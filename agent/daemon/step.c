@@ -80,20 +80,21 @@ static int append_volume(sd_bus_message *m, const Volume *v)
         return v->foreign ? bus_append_entry(m, "foreign", "b", 1) : 0;
 }
 
-static int append_params(sd_bus_message *m, const Volume *v, const StepParams *p)
+static int append_params(sd_bus_message *m, Step step, const Volume *v, const StepParams *p)
 {
         const StrMap *source = p->source ? p->source : v ? &v->source : NULL;
+        bool mounts_only = step == STEP_PUBLISH || step == STEP_UNPUBLISH || step == STEP_UNSTAGE || step == STEP_DETACH;
         int r = 0;
 
-        if (source)
+        if (source && !mounts_only)
                 r = bus_append_entry_strmap(m, "source", source);
         if (r >= 0 && p->key && !v)
                 r = append_string(m, "key", p->key);
-        if (r >= 0)
+        if (r >= 0 && !mounts_only)
                 r = append_string(m, "fsType", p->fs_type);
         if (r >= 0 && p->read_only)
                 r = bus_append_entry(m, "readOnly", "b", 1);
-        if (r >= 0 && p->mount_options)
+        if (r >= 0 && p->mount_options && !mounts_only)
                 r = bus_append_entry_strv(m, "mountOptions", p->mount_options);
         if (r >= 0 && p->target)
                 r = bus_append_entry_bytes(m, "target", p->target);
@@ -121,7 +122,7 @@ int step_new_call(sd_bus *bus, Step step, const Volume *v, const StepParams *p, 
         if (r >= 0 && v)
                 r = append_volume(m, v);
         if (r >= 0)
-                r = append_params(m, v, p);
+                r = append_params(m, step, v, p);
         if (r >= 0)
                 r = sd_bus_message_close_container(m);
         if (r < 0)

@@ -130,7 +130,7 @@ char *volume_staging_path(const Volume *v)
 {
         char *path;
 
-        return asprintf(&path, "%s/staging/%s", v->manager->settings.state_dir, v->key) < 0 ? NULL : path;
+        return asprintf(&path, "%s/staging/%s", v->manager->settings.runtime_dir, v->key) < 0 ? NULL : path;
 }
 
 Volume *volume_find_by_attachment(Manager *m, const char *volume_name)

@@ -92,7 +92,7 @@ VolumeState volume_state_from_string(const char *s);
 
 /* Nobody uses it: no publish and no attachment. */
 bool volume_is_unused(const Volume *v);
-/* <state dir>/staging/<key>; freed by the caller, NULL if out of memory. */
+/* <runtime dir>/staging/<key>; freed by the caller, NULL if out of memory. */
 char *volume_staging_path(const Volume *v);
 Volume *volume_find_by_attachment(Manager *m, const char *volume_name);
 

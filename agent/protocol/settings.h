@@ -20,8 +20,8 @@ typedef struct Settings {
         /* command line, and [Paths] of the file */
         char *config_file;
         char *socket;       /* Socket= */
-        char *runtime_dir;  /* RuntimeDirectory=: records and locks; tmpfs */
-        char *state_dir;    /* StateDirectory=: intents, staging, images */
+        char *runtime_dir;  /* RuntimeDirectory=: records, locks, staging; tmpfs */
+        char *state_dir;    /* StateDirectory=: intents, memory, images */
         char *kubelet_root; /* KubeletRoot= as configured */
         char *mounter_dir;  /* MounterDirectory= */
         char *kubelet_root_resolved; /* realpath of kubelet_root, by settings_resolve(); not configurable */

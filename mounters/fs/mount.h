@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * Staging mounts: libmount on berth's own directory (<state dir>/staging/<key>, 0700), mount options by
+ * Staging mounts: libmount on berth's own directory (<runtime dir>/staging/<key>, 0700), mount options by
  * allow-list, and their end.
  */
 

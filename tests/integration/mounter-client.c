@@ -231,7 +231,7 @@ void volume_resolve(MounterClient *c, MounterVolume *v)
         check(str_replace(&v->key, r.key), "key");
         check(str_replace(&v->identity, r.identity), "identity");
         free(v->staging_path);
-        cr_assert(asprintf(&v->staging_path, "%s/staging/%s", c->f->state_dir, v->key) >= 0);
+        cr_assert(asprintf(&v->staging_path, "%s/staging/%s", c->f->runtime_dir, v->key) >= 0);
         mounter_result_done(&r);
 }
 

@@ -139,7 +139,7 @@ static bool only_the_lower_is_left(void *arg)
         Frozen *z = arg;
 
         return fixture_count_loops(&z->f) == 1 && is_empty(z->f.runtime_dir, "volumes") && is_empty(z->f.runtime_dir, "locks") &&
-               is_empty(z->f.state_dir, "staging");
+               is_empty(z->f.runtime_dir, "staging");
 }
 
 static void frozen_done(Frozen *z)

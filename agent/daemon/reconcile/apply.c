@@ -6,8 +6,10 @@
  * was judged, and leaves one that an operation has taken meanwhile alone. Runs in berthd.
  */
 
+#include <fcntl.h>
 #include <string.h>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
@@ -133,4 +135,21 @@ int reconcile_apply(Manager *m, const PlanStep *step)
                 break;
         }
         return -EINVAL;
+}
+
+void reconcile_sweep_locks(Manager *m)
+{
+        int fd = openat(m->runtime_fd, "locks", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_closedir_ DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+
+        if (!dir)
+                close_fd(fd);
+        for (struct dirent *d; dir && (d = readdir(dir));) {
+                if (!volume_key_is_valid(d->d_name) || volume_find(m, d->d_name))
+                        continue;
+                /* who opened it before it goes starts over with a new file: lock_file_take() */
+                _cleanup_close_ int lock_fd = lock_file_take(dirfd(dir), d->d_name);
+                if (lock_fd >= 0)
+                        (void) lock_file_remove(dirfd(dir), d->d_name);
+        }
 }

@@ -176,7 +176,7 @@ static int snapshot_fill(Manager *m, Snapshot *s)
         _cleanup_free_ char *root = NULL;
         int r;
 
-        if (asprintf(&root, "%s/staging", m->settings.state_dir) < 0)
+        if (asprintf(&root, "%s/staging", m->settings.runtime_dir) < 0)
                 return -ENOMEM;
         r = read_mounts(&(MountReader) { .manager = m, .staging_root = root, .snapshot = s });
         if (r < 0)

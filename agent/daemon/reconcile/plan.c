@@ -50,8 +50,8 @@ static bool entry_is_left_alone(const Entry *e)
 
 /*
  * What the volume is, by the kernel's word. A step that was cut short leaves the state in which it was recorded, since
- * the steps that undo it find out for themselves; only its having taken effect is believed. Nothing is ever simply absent:
- * the last step of a volume's life takes away its lock file and its staging directory too.
+ * the steps that undo it find out for themselves; only its having taken effect is believed. Nothing is ever simply attached
+ * after it was staged, or absent: unstage and detach also take away the staging directory and the lock file.
  */
 static VolumeState kernel_state(const Snapshot *s, const Entry *e, bool present)
 {
@@ -61,6 +61,8 @@ static VolumeState kernel_state(const Snapshot *s, const Entry *e, bool present)
                 return VOLUME_STAGED;
         if (v->step && v->state != VOLUME_STAGED)
                 return v->state;
+        if (v->state == VOLUME_STAGED || v->state == VOLUME_STAGING || v->state == VOLUME_UNSTAGING)
+                return VOLUME_UNSTAGING;
         if (present)
                 return v->state == VOLUME_DETACHING || v->state == VOLUME_ATTACHING ? v->state : VOLUME_ATTACHED;
         if (e->scanned && !e->scanned->foreign)
@@ -76,11 +78,13 @@ static const char *state_reason(VolumeState state)
         case VOLUME_STAGED:
                 return "its stage is mounted";
         case VOLUME_ATTACHED:
-                return "its device is there, its stage is not mounted";
+                return "its device is there";
+        case VOLUME_UNSTAGING:
+                return "its stage is not mounted";
         case VOLUME_ATTACHING:
                 return "it has another device than the one recorded";
         default:
-                return "neither its stage nor its device is there";
+                return "its device is not there";
         }
 }
 
