@@ -350,7 +350,7 @@ Test(plan, stage_unmounted_by_hand_while_published)
 
         VOLUME(&s, TARGETS(T1), .key = A, .state = VOLUME_STAGED, .device = LOOP(1), .device_present = true);
         published(&s, T1, LOOP(1));
-        EXPECT(&s, CORRECT(A, VOLUME_ATTACHED, "its stage is not mounted"));
+        EXPECT(&s, CORRECT(A, VOLUME_UNSTAGING, "its stage is not mounted"));
 }
 
 Test(plan, stage_unmounted_by_hand_while_published_without_record)
@@ -359,7 +359,7 @@ Test(plan, stage_unmounted_by_hand_while_published_without_record)
 
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_STAGED, .device = LOOP(1), .device_present = true);
         published(&s, T1, LOOP(1));
-        EXPECT(&s, CORRECT(A, VOLUME_ATTACHED, "its stage is not mounted"), ADOPT_PUBLISH(A, T1));
+        EXPECT(&s, CORRECT(A, VOLUME_UNSTAGING, "its stage is not mounted"), ADOPT_PUBLISH(A, T1));
 }
 
 Test(plan, stage_unmounted_by_hand)
@@ -367,7 +367,7 @@ Test(plan, stage_unmounted_by_hand)
         Snapshot s = {};
 
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_STAGED, .device = LOOP(1), .device_present = true);
-        EXPECT(&s, CORRECT(A, VOLUME_ATTACHED, "its stage is not mounted"), CLEANUP(A, "nobody"));
+        EXPECT(&s, CORRECT(A, VOLUME_UNSTAGING, "its stage is not mounted"), CLEANUP(A, "nobody"));
 }
 
 Test(plan, all_undone_by_hand)
@@ -376,7 +376,7 @@ Test(plan, all_undone_by_hand)
 
         scanned(&s, "loop");
         VOLUME(&s, TARGETS(T1), .key = A, .state = VOLUME_STAGED, .device = LOOP(1));
-        EXPECT(&s, DROP(A, T1, "nothing is mounted"), CORRECT(A, VOLUME_DETACHING, "neither"), CLEANUP_NOW(A, "nobody"));
+        EXPECT(&s, DROP(A, T1, "nothing is mounted"), CORRECT(A, VOLUME_UNSTAGING, "not mounted"), CLEANUP_NOW(A, "nobody"));
 }
 
 Test(plan, something_strange_at_the_staging_path)
@@ -480,7 +480,7 @@ Test(plan, health_of_what_is_no_longer_staged)
         VOLUME(&s, TARGETS(T1), .key = A, .state = VOLUME_STAGED, .device = LOOP(1), .device_present = true,
                .health = VOLUME_HEALTH_CORRUPTED);
         published(&s, T1, LOOP(1));
-        EXPECT(&s, CORRECT(A, VOLUME_ATTACHED, "not mounted"));
+        EXPECT(&s, CORRECT(A, VOLUME_UNSTAGING, "not mounted"));
 }
 
 Test(plan, device_gone_below_its_mounts)
@@ -498,7 +498,7 @@ Test(plan, device_gone_below_a_mount_whose_stage_is_gone_too)
 
         VOLUME(&s, TARGETS(T1), .key = A, .state = VOLUME_STAGED, .device = LOOP(1));
         published(&s, T1, LOOP(1));
-        EXPECT(&s, UNPUBLISH(A, T1), CORRECT(A, VOLUME_DETACHING, "neither"));
+        EXPECT(&s, UNPUBLISH(A, T1), CORRECT(A, VOLUME_UNSTAGING, "not mounted"));
 }
 
 /* ---- devices ---- */
@@ -509,7 +509,7 @@ Test(plan, device_removed_by_hand)
 
         scanned(&s, "loop");
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_ATTACHED, .device = LOOP(1));
-        EXPECT(&s, CORRECT(A, VOLUME_DETACHING, "neither"), CLEANUP_NOW(A, "nobody"));
+        EXPECT(&s, CORRECT(A, VOLUME_DETACHING, "its device is not there"), CLEANUP_NOW(A, "nobody"));
 }
 
 Test(plan, device_removed_by_hand_and_held_by_name)
@@ -517,7 +517,7 @@ Test(plan, device_removed_by_hand_and_held_by_name)
         Snapshot s = {};
 
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_ATTACHED, .device = LOOP(1), .attached_by_name = true);
-        EXPECT(&s, CORRECT(A, VOLUME_DETACHING, "neither"));
+        EXPECT(&s, CORRECT(A, VOLUME_DETACHING, "its device is not there"));
 }
 
 Test(plan, device_number_is_another_volumes_by_now)
@@ -528,7 +528,7 @@ Test(plan, device_number_is_another_volumes_by_now)
         VOLUME(&s, TARGETS(T1), .key = A, .state = VOLUME_STAGED, .device = LOOP(1), .device_present = true);
         healthy(&s, B, LOOP(1), TARGETS(T2));
         device(&s, B, LOOP(1), OWN);
-        EXPECT(&s, DROP(A, T1, "nothing is mounted"), CORRECT(A, VOLUME_DETACHING, "neither"), CLEANUP_NOW(A, "nobody"));
+        EXPECT(&s, DROP(A, T1, "nothing is mounted"), CORRECT(A, VOLUME_UNSTAGING, "not mounted"), CLEANUP_NOW(A, "nobody"));
 }
 
 Test(plan, device_number_is_an_operators_by_now)
@@ -539,7 +539,7 @@ Test(plan, device_number_is_an_operators_by_now)
         VOLUME(&s, TARGETS(T1), .key = A, .state = VOLUME_STAGED, .device = LOOP(1), .device_present = true);
         device(&s, "loop-1-2-99", LOOP(1), FOREIGN);
         published(&s, T1, LOOP(1)); /* the operator's, even there */
-        EXPECT(&s, DROP(A, T1, "something else"), CORRECT(A, VOLUME_DETACHING, "neither"), CLEANUP_NOW(A, "nobody"));
+        EXPECT(&s, DROP(A, T1, "something else"), CORRECT(A, VOLUME_UNSTAGING, "not mounted"), CLEANUP_NOW(A, "nobody"));
 }
 
 /* Two records claim one device, and no mounter has told whose it is: the one that is staged. */
@@ -589,7 +589,7 @@ Test(plan, attach_that_had_no_effect)
 
         scanned(&s, "loop");
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_ATTACHING);
-        EXPECT(&s, CORRECT(A, VOLUME_DETACHING, "neither"), CLEANUP(A, "nobody"));
+        EXPECT(&s, CORRECT(A, VOLUME_DETACHING, "its device is not there"), CLEANUP(A, "nobody"));
 }
 
 Test(plan, held_in_another_namespace)
@@ -664,7 +664,7 @@ Test(plan, publish_cut_short)
         CUT_SHORT("publish", VOLUME_STAGED, VOLUME_STAGED, .has_device = true, .has_stage = true, .has_publish = true);
         CUT_SHORT("publish", VOLUME_STAGED, VOLUME_STAGED, .has_device = true, .has_stage = true, .has_publish = true, .is_published = true);
         /* and somebody unmounted the stage meanwhile */
-        CUT_SHORT("publish", VOLUME_STAGED, VOLUME_ATTACHED, .has_device = true, .has_publish = true, .is_published = true);
+        CUT_SHORT("publish", VOLUME_STAGED, VOLUME_UNSTAGING, .has_device = true, .has_publish = true, .is_published = true);
 }
 
 Test(plan, unpublish_cut_short)
