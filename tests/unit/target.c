@@ -115,7 +115,7 @@ Test(target, malformed_paths)
                 "", "pods/u" VOLUME "v", "./x", "/", "//",
                 ROOT "/pods/u" VOLUME "..", ROOT "/pods/../pods/u" VOLUME "v", ROOT "/pods/u" VOLUME "v/../../../../../../etc",
                 ROOT "/pods/u" VOLUME ".", ROOT "/pods/./u" VOLUME "v", ROOT "//pods/u" VOLUME "v", ROOT "/pods//u" VOLUME "v",
-                ROOT "/pods/u" VOLUME "v//", "/srv/allowed/..", "/srv/allowed/../../etc", "/srv/allowed//a", "/../" ROOT,
+                ROOT "/pods/u" VOLUME "v//", "/srv/allowed/..", "/srv/allowed/../../etc", "/srv/allowed//a", ("/../" ROOT),
         };
 
         for (size_t i = 0; i < ELEMENTSOF(paths); i++)
