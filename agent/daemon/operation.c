@@ -325,11 +325,6 @@ void operation_lock_volume(Operation *op, Volume *v)
                 operation_advance(op);
                 return;
         }
-        /* a mounter must not idle in our hands while somebody else is at work */
-        if (op->mounter) {
-                MounterProcess *p = TAKE_PTR(op->mounter);
-                mounter_release(p);
-        }
         if (v->holder->mounter && v->holder->mounter->state == MOUNTER_QUARANTINED && op->had_waiters) {
                 error_set(&op->error, ERROR_STUCK, EBUSY, "Process %d is blocked in the kernel at step '%s' of volume %s",
                           v->holder->mounter->pid, step_to_string(v->holder->step), v->key);
@@ -339,6 +334,14 @@ void operation_lock_volume(Operation *op, Volume *v)
         op->queue = QUEUE_VOLUME;
         op->queue_volume = v;
         TAILQ_INSERT_TAIL(&v->waiting, op, queued);
+        /*
+         * A mounter must not idle in our hands while somebody else is at work. Last, since it may be granted to the holder this
+         * moment, whose end would free a volume that nobody stands in line for.
+         */
+        if (op->mounter) {
+                MounterProcess *p = TAKE_PTR(op->mounter);
+                mounter_release(p);
+        }
 }
 
 static void volume_unlock(Operation *op)
