@@ -285,7 +285,7 @@ void gate_init(Fixture *f)
         _cleanup_free_ char *dir = gate_path(f, ""), *real = gate_path(f, "mke2fs"), *log = gate_path(f, "log"),
                             *open = gate_path(f, "open"), *program = gate_path(f, "program");
         _cleanup_free_ char *script = format("#!/bin/sh\n"
-                                             "echo begun >>'%s'\n"
+                                             "echo $PPID >>'%s'\n"
                                              "while [ ! -e '%s' ]; do sleep 0.02; done\n"
                                              "exec '%s' \"$@\"\n",
                                              log, open, real);
@@ -307,6 +307,15 @@ unsigned gate_count(Fixture *f)
         for (const char *p = content; (p = strchr(p, '\n')); p++)
                 n++;
         return n;
+}
+
+pid_t gate_caller(Fixture *f)
+{
+        _cleanup_free_ char *log = gate_path(f, "log"), *content = read_text(log);
+        int pid = atoi(content);
+
+        cr_assert(pid > 1, "mke2fs was not begun");
+        return pid;
 }
 
 typedef struct GateWait {

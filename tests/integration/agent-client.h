@@ -86,6 +86,7 @@ void holder_end(pid_t pid);
  */
 void gate_init(Fixture *f);
 unsigned gate_count(Fixture *f); /* how often mke2fs was begun */
+pid_t gate_caller(Fixture *f);   /* the mounter that began it first */
 void gate_wait(Fixture *f, unsigned n); /* until it has been begun n times */
 void gate_open(Fixture *f);
 /* Takes it away again. */

@@ -139,16 +139,6 @@ Test(restart, while_something_is_held)
 
 /* ---- mkfs outlives its agent ---- */
 
-static void end_mounter(pid_t pid, void *arg)
-{
-        const Fixture *f = arg;
-        _cleanup_free_ char *path = format("/proc/%d/cmdline", (int) pid), *line = NULL;
-
-        /* whichever it is whose child mke2fs runs: those that idle have ended with their agent */
-        if (read_file_at(AT_FDCWD, path, 1 << 20, &line, NULL) >= 0 && path_is_below(line, f->dir) && strstr(line, "/mounter-loop"))
-                kill(pid, SIGKILL);
-}
-
 typedef enum Killed { KILL_AGENT, KILL_MOUNTER_TOO } Killed;
 
 static void during_mkfs(int signal, Killed killed, const char *size)
@@ -167,7 +157,7 @@ static void during_mkfs(int signal, Killed killed, const char *size)
         ErrorCode code = call_wait(&first);
         cr_assert(code == ERROR_AGENT_UNREACHABLE || code == ERROR_SHUTTING_DOWN, "answered %s", error_code_name(code));
         if (killed == KILL_MOUNTER_TOO)
-                processes_foreach(end_mounter, &f);
+                kill(gate_caller(&f), SIGKILL);
 
         fixture_start(&f, SHORT_LINGER);
         Call second = call_start(&f, CALL_MOUNT, target, &v);
@@ -372,16 +362,29 @@ Test(restart, devices_of_another_agent)
 }
 
 /*
- * What the record calls the volume's device has become another image's while no agent ran, as it happens when its number is
- * given away after a crash. The volume has its own data or none.
+ * What the record calls the volume's device is another image's, as it happens when its number is given away after a crash. (The
+ * test rewrites the record: numbers are given away machine-wide, to whoever asks.) The volume has its own data or none.
  */
+static void record_set_device(const char *path, const char *device)
+{
+        json_t *record = json_load_file(path, 0, NULL);
+        unsigned number;
+
+        cr_assert_not_null(record);
+        cr_assert_eq(sscanf(device, "/dev/loop%u", &number), 1);
+        json_object_set_new(record, "device", json_string(device));
+        json_object_set_new(record, "deviceNumber", json_integer((json_int_t) makedev(7, number)));
+        cr_assert(json_dump_file(record, path, 0) >= 0);
+        json_decref(record);
+}
+
 static void device_taken(Repeat repeat)
 {
         Fixture f;
         fixture_init(&f);
         fixture_start(&f, NULL);
         _cleanup_free_ char *image = fixture_image_formatted(&f, "a", 64 * MIB, "ext4"),
-                            *other = fixture_image_formatted(&f, "b", 64 * MIB, "ext4"), *target = fixture_target(&f, "uid-1", "v"), *device = NULL;
+                            *other = fixture_image_formatted(&f, "b", 64 * MIB, "ext4"), *target = fixture_target(&f, "uid-1", "v"), *device = NULL, *foreign = NULL;
         const Volume v = { .image = image, .name = "pv" };
         ErrorCode code = ERROR_INTERNAL;
 
@@ -393,9 +396,12 @@ static void device_taken(Repeat repeat)
         unmount_ok(&f, target);
 
         cr_assert_eq(try_attach(&f, &v, &device, NULL), ERROR_NONE);
+        _cleanup_free_ char *key = volume_property(&f, "pv", "Key"), *record = record_path(&f, key, "");
         fixture_stop(&f, SIGKILL);
         RUN_OK("losetup", "-d", device);
-        RUN_OK("losetup", device, other);
+        cr_assert_eq(run((char *[]) { "losetup", "--find", "--show", other, NULL }, &foreign, NULL), 0);
+        foreign[strcspn(foreign, "\n")] = 0;
+        record_set_device(record, foreign);
         fixture_start(&f, NULL);
         if (repeat == REPEAT_MOUNTS) {
                 for (unsigned i = 0; i < 3 && code != ERROR_NONE; i++) {
@@ -411,7 +417,7 @@ static void device_taken(Repeat repeat)
         }
         cr_assert_eq(try_detach(&f, "pv"), ERROR_NONE);
         cr_assert_eq(fixture_count_loops(&f), 1, "the other's device was detached");
-        RUN_OK("losetup", "-d", device);
+        RUN_OK("losetup", "-d", foreign);
         wait_clean(&f, 5);
         fixture_done(&f);
 }
