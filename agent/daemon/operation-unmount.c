@@ -27,7 +27,7 @@ void operation_release_volume(Operation *op)
         case VOLUME_STAGING:
         case VOLUME_STAGED:
         case VOLUME_UNSTAGING:
-                op->releasing = true;
+                op->releasing = volume_is_unused(v); /* what a name holds attached stays so */
                 operation_run_step(op, STEP_UNSTAGE);
                 return;
         case VOLUME_ATTACHING:
