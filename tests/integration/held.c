@@ -15,7 +15,7 @@
 
 #define MIB (UINT64_C(1) << 20)
 #define HELD_SECONDS 2.0
-#define AT_ONCE_SECONDS 1.0
+#define AT_ONCE_SECONDS 1.5
 #define GONE_SECONDS 5.0
 
 static void sleep_until(double end)
