@@ -106,7 +106,7 @@ static int check_stage(const Operation *op, Error *err)
         if (*fs_type && v->fs_type && strcmp(fs_type, v->fs_type) != 0)
                 return error_set(err, ERROR_CONFLICT, EBUSY, "Volume %s is staged as %s, asked for is fsType %s", v->key,
                                  v->fs_type, fs_type);
-        if (!strv_equal(op->params.mount_options, v->mount_options)) {
+        if (!v->rebuilt && !strv_equal(op->params.mount_options, v->mount_options)) {
                 STRV_FOREACH (o, op->params.mount_options)
                         if (!strv_contains(v->mount_options, *o))
                                 return error_set(err, ERROR_CONFLICT, EBUSY,
@@ -143,7 +143,29 @@ static int take_stage(Operation *op)
         v->mount_options = options;
         v->stage_read_only = op->params.read_only;
         op->stage_begun = true;
+        v->rebuilt = false;
         return str_replace(&v->fs_type, str_or(op->params.fs_type, NULL));
+}
+
+/* What was rebuilt from the kernel is as the first request says that asks for it: a repeat of the one that had made it. */
+static int take_rebuilt(Operation *op, Error *err)
+{
+        Volume *v = op->volume;
+        _cleanup_strv_ char **options = NULL;
+        StrMap source = STRMAP_INIT;
+
+        if (!v->rebuilt)
+                return 0;
+        if (strv_copy(op->params.mount_options, &options) < 0 || strmap_copy(&op->params.source, &source) < 0) {
+                strmap_done(&source);
+                return error_oom(err);
+        }
+        strv_free(v->mount_options);
+        strmap_done(&v->source);
+        v->mount_options = TAKE_PTR(options);
+        v->source = source;
+        v->rebuilt = false;
+        return 0;
 }
 
 static void begin_attach(Operation *op)
@@ -304,7 +326,7 @@ void operation_advance_mount(Operation *op)
                         advance_attach(op);
                 else if (must_reattach(op))
                         operation_run_step(op, STEP_UNSTAGE);
-                else if (check_stage(op, &err) >= 0)
+                else if (check_stage(op, &err) >= 0 && take_rebuilt(op, &err) >= 0)
                         advance_publish(op);
                 else if (TAILQ_EMPTY(&v->publishes))
                         operation_run_step(op, STEP_UNSTAGE); /* it only lingers: nobody needs it as it is */

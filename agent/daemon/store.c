@@ -98,6 +98,8 @@ char *store_serialize(const Volume *v)
         r |= json_object_set_new(o, "stageReadOnly", json_boolean(v->stage_read_only));
         r |= json_object_set_new(o, "stageMountId", json_integer((json_int_t) v->stage_mount_id));
         r |= json_object_set_new(o, "foreign", json_boolean(v->foreign));
+        if (v->rebuilt)
+                r |= json_object_set_new(o, "rebuilt", json_true());
         r |= set_string(o, "device", v->device);
         r |= json_object_set_new(o, "deviceNumber", json_integer((json_int_t) v->device_number));
         r |= set_string(o, "state", volume_state_to_string(v->state));
@@ -229,6 +231,7 @@ static int parse_volume(Volume *v, const json_t *o)
         v->stage_read_only = json_is_true(json_object_get(o, "stageReadOnly"));
         v->stage_mount_id = (uint64_t) json_integer_value(json_object_get(o, "stageMountId"));
         v->foreign = json_is_true(json_object_get(o, "foreign"));
+        v->rebuilt = json_is_true(json_object_get(o, "rebuilt"));
         v->device_number = (dev_t) json_integer_value(json_object_get(o, "deviceNumber"));
         v->step = step && *step ? step_from_string(step) : NULL;
         v->recorded = true;

@@ -7,7 +7,7 @@
  *
  *      version        1; a record of a newer version is set aside
  *      key, identity, driver, source{}, fsType, uuid, readOnly, stageReadOnly, stageMountId, mountOptions[], device,
- *      deviceNumber, foreign   as in struct Volume
+ *      deviceNumber, foreign, rebuilt   as in struct Volume
  *      state, step    the state when it was written, and the step that was about to be made ("" if none)
  *      attachments[]  volumeNames
  *      publishes[]    target (bytes escaped as in base/escape.h), readOnly, podName, podNamespace, podUid, mountId

@@ -59,6 +59,7 @@ struct Volume {
         bool read_only;       /* how the device is attached */
         bool stage_read_only; /* how the stage is mounted */
         uint64_t stage_mount_id; /* 0 while not staged, or not known */
+        bool rebuilt;   /* from the kernel: its source and mount options are not known until a Mount tells them */
         bool foreign;   /* the device is an operator's: never detached */
         char *device;   /* NULL while not attached, or without a device */
         dev_t device_number;

@@ -1022,7 +1022,7 @@ static void carry_out(Snapshot *s, const PlanStep *step)
 
         switch (step->type) {
         case PLAN_ADOPT_VOLUME:
-                VOLUME(s, UNPUBLISHED, .key = (char *) step->volume, .state = step->mount ? VOLUME_STAGED : VOLUME_ATTACHED,
+                VOLUME(s, UNPUBLISHED, .key = (char *) step->volume, .state = step->mount ? VOLUME_STAGED : VOLUME_UNSTAGING,
                        .device = step->device->device_number, .device_present = true, .foreign = step->device->foreign);
                 return;
         case PLAN_ADOPT_PUBLISH:

@@ -35,7 +35,9 @@ static int adopt_volume(Manager *m, const PlanStep *s)
         v->device_number = (dev_t) d->device_number;
         v->foreign = d->foreign;
         v->read_only = d->read_only;
-        volume_set_state(v, s->mount ? VOLUME_STAGED : VOLUME_ATTACHED);
+        v->rebuilt = true;
+        /* without a stage it is as if unstaged by half: its directory may still be there */
+        volume_set_state(v, s->mount ? VOLUME_STAGED : VOLUME_UNSTAGING);
         v->stage_read_only = s->mount && s->mount->read_only;
         if ((d->image && *d->image && (r = strmap_set(&v->source, "path", d->image)) < 0) ||
             (r = str_replace(&v->device, d->device)) < 0 ||
@@ -83,14 +85,6 @@ static int unpublish(Manager *m, const PlanStep *s)
         return 0;
 }
 
-/* A stage that went without its step leaves its directory behind, which only the step removes. */
-static VolumeState state_to_take(const Volume *v, VolumeState state)
-{
-        bool was_staged = v->state == VOLUME_STAGING || v->state == VOLUME_STAGED || v->state == VOLUME_UNSTAGING;
-
-        return was_staged && state != VOLUME_STAGED && state != VOLUME_STAGING ? VOLUME_UNSTAGING : state;
-}
-
 static int clean_up(Volume *v, const PlanStep *s)
 {
         if (v->state == VOLUME_ABSENT) {
@@ -123,7 +117,7 @@ int reconcile_apply(Manager *m, const PlanStep *step)
         case PLAN_CORRECT_STATE:
                 if (!v || v->holder)
                         return 0;
-                volume_set_state(v, state_to_take(v, step->state));
+                volume_set_state(v, step->state);
                 v->step = NULL;
                 return store_write(v);
         case PLAN_CLEANUP:
