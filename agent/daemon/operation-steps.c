@@ -15,6 +15,8 @@
 int operation_record_step(Operation *op, Step step)
 {
         Volume *v = op->volume;
+        const VolumeState state = v->state;
+        const char *before = v->step;
 
         switch (step) {
         case STEP_ATTACH:
@@ -49,6 +51,15 @@ int operation_record_step(Operation *op, Step step)
         v->step = step_to_string(step);
         int r = store_write(v);
         FAULT_POINT("agent.step-recorded");
+        if (r < 0 && (step == STEP_UNPUBLISH || step == STEP_UNSTAGE || step == STEP_DETACH)) {
+                /* what is taken away is found missing by reconcile, record or not: a full disk keeps no pod from ending */
+                log_debug("Step %s of volume %s is not recorded: %s", v->step, v->key, strerror(-r));
+                return 0;
+        }
+        if (r < 0) {
+                volume_set_state(v, state);
+                v->step = before;
+        }
         return r;
 }
 
