@@ -8,6 +8,8 @@
 #include "daemon/listener.h"
 
 #include <fcntl.h>
+#include <malloc.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -24,6 +26,9 @@
 #define PAUSE_USEC (100 * UINT64_C(1000))
 #define PROBE_TRIES 20U
 #define PROBE_PAUSE_NSEC (50 * 1000 * 1000)
+#define UNREAD_ANSWERS_MAX 256U
+#define MEMORY_MAX (UINT64_C(512) << 20)
+#define ITERATIONS_PER_LOOK 8U /* one reads some megabytes at most */
 
 struct Connection {
         Manager *manager;
@@ -93,6 +98,48 @@ void connection_touch(Manager *m, sd_bus *bus)
         }
 }
 
+/* sd-bus would keep answers that nobody reads without end; the kernel's buffer holds some hundreds before. */
+static int on_message(sd_bus_message *m, void *userdata, sd_bus_error *ret_error)
+{
+        Connection *c = userdata;
+        uint64_t n = 0;
+
+        if (sd_bus_get_n_queued_write(c->bus, &n) < 0 || n <= UNREAD_ANSWERS_MAX)
+                return 0;
+        log_warning("Connection closed: its peer has left %llu answers unread", (unsigned long long) n);
+        connection_free(c);
+        return 1;
+}
+
+static uint64_t memory_resident(int fd)
+{
+        char buffer[128] = "";
+        unsigned long long resident = 0;
+
+        if (pread(fd, buffer, sizeof(buffer) - 1, 0) <= 0 || sscanf(buffer, "%*u %llu", &resident) != 1)
+                return 0;
+        return resident * (uint64_t) sysconf(_SC_PAGESIZE);
+}
+
+/*
+ * sd-bus takes messages of up to 128 MiB and keeps one half come for as long as its connection lasts. No request
+ * needs a thousandth of that, so memory in such amounts can only be such halves: those connections go.
+ */
+static int on_iteration(sd_event_source *s, void *userdata)
+{
+        Manager *m = userdata;
+        unsigned n = 0;
+
+        if (++m->n_iterations % ITERATIONS_PER_LOOK != 0 || memory_resident(m->memory_fd) <= MEMORY_MAX)
+                return 0;
+        while (close_longest_idle(m))
+                n++;
+        (void) malloc_trim(0);
+        if (n > 0)
+                log_warning("%u connections closed: unfinished messages took too much memory", n);
+        return 0;
+}
+
 static int connection_start(Connection *c, int *fd)
 {
         sd_id128_t id;
@@ -108,6 +155,12 @@ static int connection_start(Connection *c, int *fd)
                 r = sd_bus_set_server(c->bus, 1, id);
         if (r >= 0)
                 r = sd_bus_set_trusted(c->bus, 1); /* its credentials have been checked */
+        if (r >= 0)
+                r = sd_bus_negotiate_fds(c->bus, 0); /* nothing here takes one: they would only use ours up */
+        if (r >= 0)
+                r = sd_bus_set_close_on_exit(c->bus, 0); /* it would wait for the peer to read */
+        if (r >= 0)
+                r = sd_bus_add_filter(c->bus, NULL, on_message, c);
         if (r >= 0)
                 r = sd_bus_start(c->bus);
         if (r >= 0)
@@ -159,11 +212,17 @@ static int on_resume(sd_event_source *s, uint64_t usec, void *userdata)
         return sd_event_source_set_enabled(m->listen_source, SD_EVENT_ON);
 }
 
-/* accept() would fail again at once: leave the waiting peers in the kernel's queue for a moment. */
+/*
+ * An idle connection makes room for the newcomer; without one accept() would fail again at once: the waiting peers are left in
+ * the kernel's queue for a moment.
+ */
 static void listener_pause(Manager *m, int error)
 {
+        if (close_longest_idle(m)) {
+                log_debug("Connection closed for another: %s", strerror(error));
+                return;
+        }
         log_warning("Cannot accept a connection: %s", strerror(error));
-        (void) close_longest_idle(m);
         if (m->listen_resume)
                 return;
         if (sd_event_add_time_relative(m->event, &m->listen_resume, CLOCK_BOOTTIME, PAUSE_USEC, 10000, on_resume, m) >= 0)
@@ -255,7 +314,10 @@ int listener_start(Manager *m, Error *err)
                 if (m->listen_fd < 0)
                         return m->listen_fd;
         }
-        r = sd_event_add_io(m->event, &m->listen_source, m->listen_fd, EPOLLIN, on_connection, m);
+        m->memory_fd = open("/proc/self/statm", O_RDONLY | O_CLOEXEC);
+        r = m->memory_fd < 0 ? -errno : sd_event_add_post(m->event, &m->memory_source, on_iteration, m);
+        if (r >= 0)
+                r = sd_event_add_io(m->event, &m->listen_source, m->listen_fd, EPOLLIN, on_connection, m);
         return r < 0 ? error_oom(err) : 0;
 }
 
@@ -268,5 +330,7 @@ void listener_stop(Manager *m)
         }
         m->listen_resume = sd_event_source_disable_unref(m->listen_resume);
         m->listen_source = sd_event_source_disable_unref(m->listen_source);
+        m->memory_source = sd_event_source_disable_unref(m->memory_source);
+        m->memory_fd = close_fd(m->memory_fd);
         m->listen_fd = close_fd(m->listen_fd);
 }

@@ -5,8 +5,9 @@
  * The socket and its connections, peer to peer, root only.
  *
  * A hostile or broken peer costs at most its own connection: above [Agent] MaxConnections= the longest idle one is
- * closed for the newcomer; one that has not authenticated after 5 s is closed; running out of descriptors pauses accepting
- * and closes an idle one.
+ * closed for the newcomer; one that has not authenticated after 5 s is closed, and so is one that sends calls without reading
+ * the answers; running out of descriptors pauses accepting and closes an idle one; unfinished messages that take too much
+ * memory are dropped with their connections.
  */
 
 #include "daemon/manager.h"

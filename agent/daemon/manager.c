@@ -76,7 +76,7 @@ int manager_new(Settings *settings, Manager **ret, Error *err)
 
         m->settings = *settings;
         *settings = SETTINGS_INIT;
-        m->runtime_fd = m->records_fd = m->listen_fd = -EBADF;
+        m->runtime_fd = m->records_fd = m->listen_fd = m->memory_fd = -EBADF;
         m->started_usec = now_boottime_usec();
         TAILQ_INIT(&m->operations);
         TAILQ_INIT(&m->connections);

@@ -50,6 +50,7 @@ struct Manager {
         Pool *pools;         /* by kind */
         TAILQ_HEAD(OperationList, Operation) operations;
         unsigned n_operations;
+        unsigned n_waiters; /* calls that are to be answered, over all operations */
         uint64_t next_request;
 
         Reconcile *reconcile; /* NULL until the first */
@@ -59,6 +60,9 @@ struct Manager {
         sd_event_source *listen_source, *listen_resume;
         TAILQ_HEAD(ConnectionList, Connection) connections; /* the longest idle first */
         unsigned n_connections;
+        sd_event_source *memory_source;
+        int memory_fd; /* /proc/self/statm */
+        unsigned n_iterations;
 
         RecentError errors[RECENT_ERRORS_MAX];
         unsigned next_error;

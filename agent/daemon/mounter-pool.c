@@ -219,6 +219,8 @@ static int connect_bus(MounterProcess *p, int *fd)
         if (r >= 0)
                 r = sd_bus_set_trusted(p->bus, true);
         if (r >= 0)
+                r = sd_bus_set_close_on_exit(p->bus, 0); /* it would wait for a process that may be stopped */
+        if (r >= 0)
                 r = sd_bus_start(p->bus);
         if (r >= 0)
                 r = sd_bus_attach_event(p->bus, p->pool->manager->event, SD_EVENT_PRIORITY_NORMAL);

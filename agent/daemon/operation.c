@@ -64,6 +64,7 @@ void operation_free(Operation *op)
 {
         for (size_t i = 0; i < op->n_waiters; i++)
                 sd_bus_message_unref(op->waiters[i].call);
+        op->manager->n_waiters -= (unsigned) op->n_waiters;
         free(op->waiters);
         sd_event_source_disable_unref(op->deadline);
         sd_event_source_disable_unref(op->step_timer);
@@ -96,6 +97,7 @@ static int operation_add_waiter(Operation *op, sd_bus_message *call)
                 .deadline_usec = now_boottime_usec() + op->manager->settings.request_timeout_usec,
         };
         op->had_waiters = true;
+        op->manager->n_waiters++;
         return 0;
 }
 
@@ -186,6 +188,7 @@ static void operation_answer_first(Operation *op, size_t n, const Error *err)
                 sd_bus_message_unref(op->waiters[i].call);
         }
         op->n_waiters -= n;
+        op->manager->n_waiters -= (unsigned) n;
         if (n > 0 && op->n_waiters > 0)
                 memmove(op->waiters, op->waiters + n, op->n_waiters * sizeof(*op->waiters));
 }
@@ -498,6 +501,12 @@ void operation_submit(Operation *op, sd_bus_message *call)
                 submit_failed(op, call, &err);
                 return;
         }
+        /* those that join count too: each is a message that is kept */
+        if (call && m->n_waiters >= m->settings.max_requests) {
+                error_set(&err, ERROR_LIMIT_EXCEEDED, EAGAIN, "%u requests are waiting", m->n_waiters);
+                submit_failed(op, call, &err);
+                return;
+        }
         if (before && call && operation_can_join(before, op) && operation_add_waiter(before, call) >= 0) {
                 if (!before->deadline)
                         (void) operation_set_deadline(before);
@@ -514,7 +523,6 @@ void operation_submit(Operation *op, sd_bus_message *call)
                 error_oom(&err);
                 if (l)
                         name_lock_gc(m, l);
-                op->n_waiters = 0;
                 submit_failed(op, call, &err);
                 return;
         }
