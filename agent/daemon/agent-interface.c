@@ -440,6 +440,7 @@ static int method_get_status(sd_bus_message *call, void *userdata, sd_bus_error 
                 { "requests", m->n_operations },
                 { "connections", m->n_connections },
                 { "droppedLogLines", log_dropped() },
+                { "reconciles", reconcile_count(m) },
         };
         int r = sd_bus_message_new_method_return(call, &reply);
 

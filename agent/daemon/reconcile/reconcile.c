@@ -27,6 +27,7 @@ struct Reconcile {
         size_t n_calls, n_next_calls;
         bool apply, full, next_apply, next_full, next;
         sd_event_source *wait_timer;
+        uint64_t n_looks;
         char **touched; /* keys of the volumes that operations were done with while the mounters were asked */
 };
 
@@ -148,6 +149,7 @@ static int conclude(Reconcile *rc, Error *err)
         _cleanup_strv_ char **results = NULL;
         Manager *m = rc->manager;
 
+        rc->n_looks++;
         int r = reconcile_observe(m, &rc->snapshot, err);
         if (r < 0)
                 return r;
@@ -292,6 +294,11 @@ int reconcile_at_start(Manager *m, Error *err)
                 return r;
         strv_free(apply_all(m, &plan));
         return 0;
+}
+
+uint64_t reconcile_count(const Manager *m)
+{
+        return m->reconcile ? m->reconcile->n_looks : 0;
 }
 
 void reconcile_free(Manager *m)
