@@ -16,12 +16,15 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #include "base/fd.h"
 
 #define HOLDERS_MAX 4U
 #define NAMESPACES_MAX 256U
 #define MOUNTINFO_MAX (32U * 1024U * 1024U)
+/* A caller waits for its Unmount meanwhile, and a node may have thousands of processes, each with its descriptors and mounts. */
+#define SEARCH_NSEC (INT64_C(250) * 1000 * 1000)
 
 typedef struct Search {
         dev_t device;
@@ -141,8 +144,17 @@ static void search_prepare(Search *s, dev_t device)
                 s->namespaces[s->n_namespaces++] = own.st_ino;
 }
 
+static int64_t now_monotonic_nsec(void)
+{
+        struct timespec ts = {};
+
+        (void) clock_gettime(CLOCK_MONOTONIC, &ts);
+        return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
 char *fs_holders(dev_t device_number)
 {
+        int64_t end = now_monotonic_nsec() + SEARCH_NSEC;
         _cleanup_free_ Search *s = calloc(1, sizeof(Search));
         _cleanup_closedir_ DIR *proc = opendir("/proc");
 
@@ -153,6 +165,8 @@ char *fs_holders(dev_t device_number)
         for (struct dirent *e; (e = readdir(proc));) {
                 if (e->d_name[strspn(e->d_name, "0123456789")] != 0)
                         continue;
+                if (now_monotonic_nsec() > end)
+                        break; /* whom it found so far, or nobody */
                 _cleanup_close_ int pid_fd = openat(dirfd(proc), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
                 if (pid_fd < 0 || atoi(e->d_name) == getpid())
                         continue;
