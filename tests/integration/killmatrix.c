@@ -54,6 +54,7 @@ struct Matrix {
         unsigned n_cases;
         uint64_t size; /* Expand */
         pid_t holder;
+        bool lost; /* the records */
 };
 
 typedef struct Reached {
@@ -63,6 +64,26 @@ typedef struct Reached {
 } Reached;
 
 /* ---- what scenarios are made of ---- */
+
+static void matrix_start(Matrix *x)
+{
+        fixture_start(&x->f, "[Mounters]\nWarm=1\n");
+}
+
+/* A dry run, after whatever reconcile is under way. */
+static int reconcile_look(Matrix *x, Error *err)
+{
+        _cleanup_bus_ sd_bus *bus = NULL;
+        _cleanup_message_ sd_bus_message *call = NULL;
+        uint64_t deadline = now_boottime_usec() + CALL_USEC;
+        int r = client_connect(x->f.socket, deadline, &bus, err);
+
+        if (r >= 0)
+                r = client_new_call(bus, "Reconcile", &call, err);
+        if (r >= 0)
+                r = sd_bus_message_append(call, "b", 1);
+        return r < 0 ? r : client_call(bus, call, deadline, NULL, err);
+}
 
 static Volume matrix_volume(const Matrix *x)
 {
@@ -99,6 +120,21 @@ static ErrorCode request_expand(Matrix *x, char **ret_text)
         *ret_text = TAKE_PTR(err.text);
         error_done(&err);
         return code;
+}
+
+/* Started anew without its records, the agent adopts what it finds; then comes the unmount. */
+static ErrorCode request_after_loss(Matrix *x, char **ret_text)
+{
+        if (!x->lost) {
+                _cleanup_free_ char *records = format("%s/volumes", x->f.runtime_dir);
+
+                x->lost = true;
+                fixture_stop(&x->f, SIGKILL);
+                RUN_OK("find", records, "-name", "*.json", "-delete");
+                matrix_start(x);
+        }
+        (void) reconcile_look(x, NULL);
+        return request_unmount(x, ret_text);
 }
 
 static void must(Matrix *x, const char *what, ErrorCode (*request)(Matrix *x, char **ret_text))
@@ -203,6 +239,12 @@ static void verify_data(Matrix *x)
         expect_line(x->target, "data", DATA);
 }
 
+static void prepare_loss(Matrix *x)
+{
+        must_mount(x);
+        x->lost = false;
+}
+
 static void verify_unmounted(Matrix *x)
 {
         cr_assert_eq(fixture_count_mounts(x->target), 0, "%s: the target is mounted", x->label);
@@ -242,6 +284,7 @@ static const Scenario scenarios[] = {
         /* resize2fs needs a capability that not every test machine gives */
         { "expand", "xfs", NULL, NULL, begin_with_data, prepare_expand, request_expand, verify_size },
         { "fsck", "ext4", NULL, "program.", begin_without_checksums, prepare_errors, request_mount, verify_data },
+        { "adopt", "ext4", NULL, "agent.reconcile", begin_with_data, prepare_loss, request_after_loss, verify_unmounted },
         { "held", "ext4", NULL, "loop.", begin_with_data, prepare_held, request_mount, verify_held },
 };
 
@@ -253,11 +296,6 @@ static const Scenario *scenario_find(const char *name)
                 if (strcmp(scenarios[i].name, name) == 0)
                         return &scenarios[i];
         abort();
-}
-
-static void matrix_start(Matrix *x)
-{
-        fixture_start(&x->f, "[Mounters]\nWarm=1\n");
 }
 
 static void matrix_init(Matrix *x)
@@ -300,19 +338,9 @@ static void matrix_done(Matrix *x)
  */
 static void matrix_settle(Matrix *x)
 {
-        _cleanup_bus_ sd_bus *bus = NULL;
-        _cleanup_message_ sd_bus_message *call = NULL;
         _cleanup_error_ Error err = ERROR_INIT;
-        uint64_t deadline = now_boottime_usec() + CALL_USEC;
-        int r = client_connect(x->f.socket, deadline, &bus, &err);
 
-        if (r >= 0)
-                r = client_new_call(bus, "Reconcile", &call, &err);
-        if (r >= 0)
-                r = sd_bus_message_append(call, "b", 1);
-        if (r >= 0)
-                r = client_call(bus, call, deadline, NULL, &err);
-        cr_assert(r >= 0, "%s: reconcile: %s", x->label, err.text);
+        cr_assert(reconcile_look(x, &err) >= 0, "%s: reconcile: %s", x->label, err.text);
 }
 
 /* From the request's success to the machine as it was. */
@@ -334,7 +362,7 @@ static size_t matrix_trace(Matrix *x, Reached ret[static POINTS_MAX])
         matrix_settle(x);
         write_text(x->trace, "");
         must(x, "the request", x->s->request);
-        if (x->s->request == request_unmount)
+        if (x->s->verify == verify_unmounted)
                 must_become_clean(x);
         matrix_settle(x);
         _cleanup_free_ char *trace = read_text(x->trace);
@@ -425,6 +453,7 @@ MATRIX_TEST(create)
 MATRIX_TEST(expand)
 MATRIX_TEST(fsck)
 MATRIX_TEST(held)
+MATRIX_TEST(adopt)
 
 /* A point that no scenario reaches would not be tested by anybody. */
 Test(killmatrix, every_point_is_reached)

@@ -11,6 +11,7 @@
 
 #include <string.h>
 
+#include "base/fault.h"
 #include "base/log.h"
 #include "daemon/operation.h"
 #include "protocol/bus-util.h"
@@ -83,7 +84,9 @@ static char **apply_all(Manager *m, const Plan *plan)
                 const LogField fields[] = {
                         { "VOLUME", s->volume }, { "TARGET", s->target }, { "STEP", plan_step_type_to_string(s->type) }, { NULL, NULL },
                 };
+                FAULT_POINT("agent.reconcile-before-step");
                 int r = reconcile_apply(m, s);
+                FAULT_POINT("agent.reconcile-after-step");
                 const char *result = r < 0 ? strerror(-r) : "ok";
 
                 log_fields(r < 0 || s->type == PLAN_REPORT ? LOG_WARNING : LOG_INFO, fields, "Reconcile: %s: %s: %s",
