@@ -123,7 +123,8 @@ static uint64_t memory_resident(int fd)
 
 /*
  * sd-bus takes messages of up to 128 MiB and keeps one half come for as long as its connection lasts. No request
- * needs a thousandth of that, so memory in such amounts can only be such halves: those connections go.
+ * needs a thousandth of that, so memory in such amounts can only be such halves: those connections go, the longest idle first,
+ * which spares whoever is just about to ask something.
  */
 static int on_iteration(sd_event_source *s, void *userdata)
 {
@@ -132,9 +133,10 @@ static int on_iteration(sd_event_source *s, void *userdata)
 
         if (++m->n_iterations % ITERATIONS_PER_LOOK != 0 || memory_resident(m->memory_fd) <= MEMORY_MAX)
                 return 0;
-        while (close_longest_idle(m))
+        while (memory_resident(m->memory_fd) > MEMORY_MAX && close_longest_idle(m)) {
+                (void) malloc_trim(0);
                 n++;
-        (void) malloc_trim(0);
+        }
         if (n > 0)
                 log_warning("%u connections closed: unfinished messages took too much memory", n);
         return 0;
