@@ -119,16 +119,18 @@ static int check_stage(const Operation *op, Error *err)
 
 /* ---- attach and stage ---- */
 
+/* As it is called now: the record may have the name of an image that is gone and whose inode number this one was given. */
 static int take_source(Operation *op)
 {
-        Volume *v = op->volume;
-        int r;
+        strmap_done(&op->volume->source);
+        return strmap_copy(&op->params.source, &op->volume->source);
+}
 
-        strmap_done(&v->source);
-        r = strmap_copy(&op->params.source, &v->source);
-        v->read_only = op->params.read_only;
+static int take_device(Operation *op)
+{
+        op->volume->read_only = op->params.read_only;
         op->attach_begun = true;
-        return r;
+        return take_source(op);
 }
 
 static int take_stage(Operation *op)
@@ -170,7 +172,7 @@ static int take_rebuilt(Operation *op, Error *err)
 
 static void begin_attach(Operation *op)
 {
-        if (take_source(op) < 0)
+        if (take_device(op) < 0)
                 FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
         else
                 operation_run_step(op, STEP_ATTACH);
@@ -195,7 +197,7 @@ static void begin_stage(Operation *op)
         }
         /* what is not attached is attached by the same call: a mounter's wake-up costs as much as attaching */
         bool attached = op->volume->state == VOLUME_ATTACHED || op->volume->state == VOLUME_STAGING;
-        if ((!attached && take_source(op) < 0) || take_stage(op) < 0)
+        if ((attached ? take_source(op) : take_device(op)) < 0 || take_stage(op) < 0)
                 FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
         else
                 operation_run_step(op, STEP_STAGE);
