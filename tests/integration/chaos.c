@@ -534,10 +534,10 @@ static void check_targets(Check *k)
 static unsigned count_publishes(Check *k, const char *path)
 {
         json_error_t e;
-        _cleanup_json_ json_t *record = json_load_file(path, 0, &e), *publish;
+        _cleanup_json_ json_t *record = json_load_file(path, 0, &e);
         const char *image = json_string_value(json_object_get(json_object_get(record, "source"), "path"));
         const char *state = json_string_value(json_object_get(record, "state")), *step = json_string_value(json_object_get(record, "step"));
-        json_t *publishes = json_object_get(record, "publishes");
+        json_t *publishes = json_object_get(record, "publishes"), *publish; /* the record's */
         size_t i;
 
         if (!record || !image || !state || !step) {
