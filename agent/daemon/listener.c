@@ -284,7 +284,7 @@ static int make_socket(const char *path, Error *err)
         if (strlen(path) >= sizeof(address.sun_path))
                 return error_set(err, ERROR_INVALID_ARGUMENT, ENAMETOOLONG, "Socket path %s is longer than %zu bytes", path,
                                  sizeof(address.sun_path) - 1);
-        strcpy(address.sun_path, path);
+        memcpy(address.sun_path, path, strlen(path) + 1);
 
         if (is_served_for_long(&address))
                 return error_set(err, ERROR_BUSY, EADDRINUSE, "Another berthd serves %s", path);
