@@ -59,7 +59,7 @@ typedef struct MounterResult {
         char *device;
         dev_t device_number;
         bool foreign;
-        const char *next; /* Stage: NULL, "format" or "fsck" */
+        const char *next; /* Stage: NULL, "format" or "fsck"; Publish: NULL or "stage" */
         char *fs_type;
         char *uuid;
         uint64_t mount_id;

@@ -169,7 +169,7 @@ static const struct Method {
         { "Stage", SLOT(stage), not_supported, LOCKED | METHOD_ATTACHES, ANSWER_DEVICE | ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
         { "Format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM },
         { "Fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0 },
-        { "Publish", SLOT(publish), fs_publish, LOCKED, ANSWER_MOUNT_ID },
+        { "Publish", SLOT(publish), fs_publish, LOCKED, ANSWER_NEXT | ANSWER_MOUNT_ID },
         { "Unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS },
         { "Unstage", SLOT(unstage), fs_unstage, LOCKED | METHOD_DETACHES | METHOD_ENDS_LOCK, ANSWER_GONE },
         { "Detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE },

@@ -71,6 +71,15 @@ static void take_device(Volume *v, StepResult *r)
         v->foreign = r->foreign;
 }
 
+/* The stage was unmounted behind our back: nothing was published, and the volume is staged anew. */
+static void apply_unpublished(Operation *op, Volume *v, Publish *p)
+{
+        if (p && op->publish_begun)
+                publish_free(p);
+        op->publish_begun = false;
+        volume_set_state(v, VOLUME_UNSTAGING);
+}
+
 static void apply_staged(Operation *op, Volume *v, StepResult *r)
 {
         if (r->device)
@@ -120,6 +129,10 @@ void operation_apply_result(Operation *op, Step step)
                 break;
         case STEP_PUBLISH:
                 p = publish_find(op->manager, op->target);
+                if (r->next) {
+                        apply_unpublished(op, v, p);
+                        break;
+                }
                 if (p)
                         p->mount_id = r->mount_id;
                 op->done = true;

@@ -186,8 +186,12 @@ int fs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
                 return k;
 
         k = mount_id_at(AT_FDCWD, v->staging_path, NULL, &staged);
-        if (k < 0 || !staged)
-                return error_set(err, ERROR_MOUNT_FAILED, k < 0 ? k : EINVAL, "Nothing is staged on %s", v->staging_path);
+        if (k < 0 && k != -ENOENT)
+                return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at the stage %s: %s", v->staging_path, strerror(-k));
+        if (k < 0 || !staged) {
+                r->next = "stage"; /* somebody has unmounted it */
+                return 0;
+        }
         tree_fd = stage_clone(v, &stage, err);
         if (tree_fd < 0)
                 return tree_fd;
