@@ -26,6 +26,7 @@
 
 #include "base/fault.h"
 #include "base/fd.h"
+#include "mounters/fs/mount-api.h"
 #include "mounters/fs/target.h"
 #include "mounters/fs/umount.h"
 
@@ -207,6 +208,30 @@ int fs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 }
 
 /*
+ * Since Linux 6.15 an ext4 that an error has made read-only, or shut down, says so in its options alone, while its root is still
+ * read from memory. Such kernels have statmount(); on others the flag of statvfs() tells of the first.
+ */
+static int mount_emergency(int fd)
+{
+        MountStateBuffer state = {};
+        uint64_t id;
+
+        if (mount_id_at(fd, "", &id, NULL) < 0 || sys_statmount(id, MOUNT_STATE_OPTIONS, &state) < 0 ||
+            !(state.mask & MOUNT_STATE_OPTIONS) || state.options >= sizeof(state.strings))
+                return 0;
+        state.strings[sizeof(state.strings) - 1] = 0;
+        for (const char *o = state.strings + state.options; *o; o += strcspn(o, ","), o += *o == ',') {
+                size_t n = strcspn(o, ",");
+
+                if (n == strlen("shutdown") && memcmp(o, "shutdown", n) == 0)
+                        return -ESHUTDOWN;
+                if (n == strlen("emergency_ro") && memcmp(o, "emergency_ro", n) == 0)
+                        return -EROFS;
+        }
+        return 0;
+}
+
+/*
  * 0, or why a mounted file system does not work: negative errno, -EROFS where it should be writable. Reading the root directory
  * reaches what statfs() answers from memory.
  */
@@ -217,7 +242,8 @@ static int mount_ailment(const char *path, bool read_only, struct statvfs *ret)
         if (fd < 0 || fstatvfs(fd, ret) < 0)
                 return -errno;
 
-        bool is_read_only = ret->f_flag & ST_RDONLY;
+        int emergency = mount_emergency(fd);
+        bool is_read_only = (ret->f_flag & ST_RDONLY) || emergency == -EROFS;
         d = fdopendir(fd);
         if (!d)
                 return -errno;
@@ -225,6 +251,8 @@ static int mount_ailment(const char *path, bool read_only, struct statvfs *ret)
         errno = 0;
         if (!readdir(d) && errno != 0)
                 return -errno;
+        if (emergency == -ESHUTDOWN)
+                return emergency;
         return is_read_only && !read_only ? -EROFS : 0;
 }
 
