@@ -54,6 +54,8 @@ static const Column volume_fields[] = {
         { .header = "Access", .format = format_access },
         { .header = "Staging path", .key = "StagingPath" },
         { .header = "Held attached by", .key = "Attachments" },
+        { .header = "Health", .key = "Health" },
+        { .header = "Ails from", .key = "HealthReason", .alarming = true },
         { .header = "Last error", .key = "LastError", .alarming = true },
         {},
 };

@@ -69,6 +69,15 @@ static int write_last_error(sd_bus_message *m, const Volume *v)
         return sd_bus_message_append(m, "s", str_or(v->last_error, ""));
 }
 
+static int write_health(sd_bus_message *m, const Volume *v)
+{
+        return sd_bus_message_append(m, "s", volume_health_to_string(v->health));
+}
+static int write_health_reason(sd_bus_message *m, const Volume *v)
+{
+        return sd_bus_message_append(m, "s", str_or(v->health_reason, ""));
+}
+
 static int append_publish(sd_bus_message *m, const Publish *p)
 {
         int r = sd_bus_message_open_container(m, 'a', "{sv}");
@@ -117,6 +126,8 @@ static const struct Property {
         { "Attachments", "as", write_attachments },
         { "Publishes", "aa{sv}", write_publishes },
         { "LastError", "s", write_last_error },
+        { "Health", "s", write_health },
+        { "HealthReason", "s", write_health_reason },
 };
 
 int volume_append_properties(sd_bus_message *m, const Volume *v)
@@ -165,6 +176,8 @@ static const sd_bus_vtable volume_vtable[] = {
         SD_BUS_PROPERTY("Attachments", "as", get_property, 0, 0),
         SD_BUS_PROPERTY("Publishes", "aa{sv}", get_property, 0, 0),
         SD_BUS_PROPERTY("LastError", "s", get_property, 0, 0),
+        SD_BUS_PROPERTY("Health", "s", get_property, 0, 0),
+        SD_BUS_PROPERTY("HealthReason", "s", get_property, 0, 0),
         SD_BUS_VTABLE_END,
 };
 

@@ -23,6 +23,18 @@ const char *volume_state_to_string(VolumeState state)
         return state >= 0 && state < _VOLUME_STATE_MAX ? state_names[state] : "invalid";
 }
 
+static const char *const health_names[_VOLUME_HEALTH_MAX] = {
+        [VOLUME_HEALTH_UNKNOWN] = "unknown",
+        [VOLUME_HEALTH_OK] = "ok",
+        [VOLUME_HEALTH_DEGRADED] = "degraded",
+        [VOLUME_HEALTH_CORRUPTED] = "corrupted",
+};
+
+const char *volume_health_to_string(VolumeHealth health)
+{
+        return health >= 0 && health < _VOLUME_HEALTH_MAX ? health_names[health] : "invalid";
+}
+
 VolumeState volume_state_from_string(const char *s)
 {
         for (VolumeState i = 0; s && i < _VOLUME_STATE_MAX; i++)

@@ -90,6 +90,7 @@ void volume_free(Volume *v);
 void volume_set_state(Volume *v, VolumeState state);
 const char *volume_state_to_string(VolumeState state);
 VolumeState volume_state_from_string(const char *s);
+const char *volume_health_to_string(VolumeHealth health);
 
 /* Nobody uses it: no publish and no attachment. */
 bool volume_is_unused(const Volume *v);
