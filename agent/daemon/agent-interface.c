@@ -52,8 +52,24 @@ static int request_malformed(int r, const char *what, Error *err)
 
 typedef struct OptionReader {
         MountParams *params;
+        unsigned seen; /* bit i: option_names[i] */
         Error *err;
 } OptionReader;
+
+static const char *const option_names[] = { "fsType",       "volumeName", "podName",      "podNamespace",
+                                            "podUid",       "readOnly",   "mountOptions", "secrets" };
+
+static int option_once(OptionReader *reader, const char *key)
+{
+        for (unsigned i = 0; i < ELEMENTSOF(option_names); i++) {
+                if (strcmp(option_names[i], key) != 0)
+                        continue;
+                if (reader->seen & 1U << i)
+                        return error_set(reader->err, ERROR_INVALID_ARGUMENT, EINVAL, "Option %s stands twice", key);
+                reader->seen |= 1U << i;
+        }
+        return 0;
+}
 
 static int read_string_option(sd_bus_message *m, const char *key, const char *type, char **field, Error *err)
 {
@@ -77,8 +93,10 @@ static int set_option(const char *key, const char *type, sd_bus_message *m, void
                 { "fsType", &p->fs_type },           { "volumeName", &p->volume_name }, { "podName", &p->pod_name },
                 { "podNamespace", &p->pod_namespace }, { "podUid", &p->pod_uid },
         };
-        int r;
+        int r = option_once(reader, key);
 
+        if (r < 0)
+                return r;
         for (size_t i = 0; i < ELEMENTSOF(strings); i++)
                 if (strcmp(strings[i].key, key) == 0)
                         return read_string_option(m, key, type, strings[i].field, reader->err);
@@ -90,11 +108,11 @@ static int set_option(const char *key, const char *type, sd_bus_message *m, void
                 p->read_only = b;
                 return 0;
         }
-        if (strcmp(key, "mountOptions") == 0 && !p->mount_options) {
+        if (strcmp(key, "mountOptions") == 0) {
                 r = strcmp(type, "as") == 0 ? bus_read_strv(m, &p->mount_options) : -EBADMSG;
                 return r < 0 ? request_malformed(r, "Option mountOptions", reader->err) : 0;
         }
-        if (strcmp(key, "secrets") == 0 && p->secrets.n_entries == 0) {
+        if (strcmp(key, "secrets") == 0) {
                 r = strcmp(type, "a{ss}") == 0 ? bus_read_strmap(m, &p->secrets) : -EBADMSG;
                 return r < 0 ? request_malformed(r, "Option secrets", reader->err) : 0;
         }

@@ -28,6 +28,7 @@
 
 #define TERM_TO_KILL_USEC (2 * UINT64_C(1000000))
 #define KILL_TO_QUARANTINE_USEC (3 * UINT64_C(1000000))
+#define START_USEC (10 * UINT64_C(1000000))
 #define FAILED_STARTS_MAX 3U
 #define MOUNTER_FD 3
 
@@ -138,10 +139,29 @@ void mounter_kill(MounterProcess *p)
         if (p->state == MOUNTER_ENDING || p->state == MOUNTER_QUARANTINED)
                 return;
         mounter_set_state(p, MOUNTER_ENDING);
+        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
         (void) sd_event_source_send_child_signal(p->exit_source, SIGTERM, NULL, 0);
         if (sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME, TERM_TO_KILL_USEC, 1000,
                                        on_kill_timer, p) < 0)
                 (void) sd_event_source_send_child_signal(p->exit_source, SIGKILL, NULL, 0);
+}
+
+/* The pool has to go on without one that never becomes ready, or such would take up all its places. */
+static int on_start_timer(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        MounterProcess *p = userdata;
+        Pool *pool = p->pool;
+
+        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
+        log_warning("Mounter %s (pid %d) does not become ready", pool->kind, p->pid);
+        mounter_kill(p);
+        if (++pool->n_failed_starts >= FAILED_STARTS_MAX) {
+                pool->n_failed_starts = 0;
+                pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE, "it does not become ready; see the journal");
+                return 0;
+        }
+        pool_serve(pool);
+        return 0;
 }
 
 static int on_hello(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error)
@@ -151,6 +171,9 @@ static int on_hello(sd_bus_message *reply, void *userdata, sd_bus_error *ret_err
         uint32_t version = 0;
 
         p->hello = sd_bus_slot_unref(p->hello);
+        if (p->state != MOUNTER_STARTING)
+                return 0; /* it was given up meanwhile */
+        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
         if (sd_bus_message_is_method_error(reply, NULL) || sd_bus_message_read(reply, "v", "u", &version) < 0 ||
             version != MOUNTER_PROTOCOL_VERSION) {
                 log_error("Mounter %s speaks protocol version %u, this berthd %u", pool->kind, version,
@@ -230,6 +253,9 @@ static int connect_bus(MounterProcess *p, int *fd)
         if (r >= 0)
                 r = sd_bus_call_method_async(p->bus, &p->hello, NULL, MOUNTER_PATH, "org.freedesktop.DBus.Properties",
                                              "Get", on_hello, p, "ss", MOUNTER_INTERFACE, "ProtocolVersion");
+        if (r >= 0)
+                r = sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME, START_USEC, 100000,
+                                               on_start_timer, p);
         return r;
 }
 

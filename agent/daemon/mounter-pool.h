@@ -29,7 +29,7 @@ typedef struct MounterProcess {
         Pool *pool;
         pid_t pid;
         sd_bus *bus;
-        sd_event_source *exit_source, *kill_timer;
+        sd_event_source *exit_source, *kill_timer; /* while starting: until it must be ready */
         sd_bus_slot *hello;
         MounterState state;
         bool sigkilled;

@@ -263,7 +263,11 @@ static void operation_try_step(Operation *op)
         int r;
 
         if (!op->mounter) {
-                r = pool_acquire(op->manager, operation_kind(op), op, &err);
+                const char *kind = operation_kind(op);
+
+                /* Stats holds no lock: on a repeat after its mounter's death the volume may have been unmounted */
+                r = kind ? pool_acquire(op->manager, kind, op, &err)
+                         : error_set(&err, ERROR_NOT_FOUND, ENOENT, "No volume of berth is mounted at %s any more", str_or(op->target, ""));
                 if (r < 0)
                         operation_fail(op, &err);
                 return;
