@@ -18,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "daemon/operation.h"
@@ -44,9 +45,10 @@ struct mount_event_info {
 };
 
 #define LOOK_INTERVAL_MIN_USEC (1000 * UINT64_C(1000))
-#define LOOK_INTERVAL_MAX_USEC (1900 * UINT64_C(1000))
+#define LOOK_INTERVAL_MAX_USEC (1700 * UINT64_C(1000))
 #define LOOK_COST_FACTOR 20U
 #define EVENTS_PAUSE_USEC (100 * UINT64_C(1000))
+#define EVENTS_SIZE 16384U /* of one read */
 
 /* For tests of the way that older kernels go. */
 #define MOUNT_EVENTS_ENV "BERTH_MOUNT_EVENTS"
@@ -59,21 +61,30 @@ struct Watch {
         sd_event_source *mount_resume; /* the source is off until then, so that events gather */
         sd_event_source *look_timer;   /* a quick reconcile is due */
         sd_event_source *full_timer;
-        uint64_t looked_usec, cost_usec;
+        uint64_t looked_usec, cost_usec; /* when it was, on CLOCK_BOOTTIME; how much CPU time it took */
         char *checked; /* key of the volume whose health is being checked; NULL between rounds */
 };
 
 /* ---- looking ---- */
 
+/* Not the time that passes: on a machine that is busy with other things berthd need not look more seldom. */
+static uint64_t cpu_usec(void)
+{
+        struct timespec ts;
+
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+        return (uint64_t) ts.tv_sec * 1000000 + (uint64_t) ts.tv_nsec / 1000;
+}
+
 static int on_look_timer(sd_event_source *s, uint64_t usec, void *userdata)
 {
         Watch *w = userdata;
-        uint64_t begin = now_boottime_usec();
+        uint64_t begin = cpu_usec();
 
         w->look_timer = sd_event_source_disable_unref(w->look_timer);
         reconcile_request(w->manager, RECONCILE_APPLY, RECONCILE_QUICK, NULL);
         w->looked_usec = now_boottime_usec();
-        w->cost_usec = w->looked_usec - begin;
+        w->cost_usec = cpu_usec() - begin;
         if (!w->has_fanotify && w->mount_source)
                 (void) sd_event_source_set_enabled(w->mount_source, SD_EVENT_ON);
         return 0;
@@ -98,22 +109,41 @@ static void watch_look_soon(Watch *w)
 
 /* ---- mount events ---- */
 
-/* Kernels with mount events have unique mount IDs, and then mount_id_at() gives those. */
-static bool mount_is_ours(const Manager *m, uint64_t id)
-{
-        bool unknown = false;
+/* The unmounted mounts of one read, at most as many as it has room for. */
+typedef struct Detached {
+        uint64_t ids[EVENTS_SIZE / sizeof(struct fanotify_event_metadata)];
+        size_t n;
+} Detached;
 
-        for (const Publish *p = m->publishes; p; p = p->hh.next) {
-                if (p->mount_id == id)
+static int compare_ids(const void *a, const void *b)
+{
+        const uint64_t *x = a, *y = b;
+
+        return *x < *y ? -1 : *x > *y;
+}
+
+/* Mount IDs rise: ours are mostly outside the range of what others have made and undone just now. 0: one that is not known. */
+static bool detached_has(const Detached *d, uint64_t id)
+{
+        return id == 0 || (id >= d->ids[0] && id <= d->ids[d->n - 1] && bsearch(&id, d->ids, d->n, sizeof(id), compare_ids));
+}
+
+/*
+ * Kernels with mount events have unique mount IDs, and then mount_id_at() gives those. All of a read are looked up in one go:
+ * there may be thousands of volumes and hundreds of events a second. An adopted mount's ID is not known: it might be any.
+ */
+static bool detached_are_ours(Detached *d, const Manager *m)
+{
+        if (d->n == 0)
+                return false;
+        qsort(d->ids, d->n, sizeof(d->ids[0]), compare_ids);
+        for (const Publish *p = m->publishes; p; p = p->hh.next)
+                if (detached_has(d, p->mount_id))
                         return true;
-                unknown = unknown || p->mount_id == 0;
-        }
-        for (const Volume *v = m->volumes; v; v = v->hh.next) {
-                if (v->stage_mount_id == id)
+        for (const Volume *v = m->volumes; v; v = v->hh.next)
+                if ((v->state == VOLUME_STAGED || v->stage_mount_id != 0) && detached_has(d, v->stage_mount_id))
                         return true;
-                unknown = unknown || (v->state == VOLUME_STAGED && v->stage_mount_id == 0);
-        }
-        return unknown; /* an adopted mount's ID is not known: it might be that one */
+        return false;
 }
 
 static int on_mount_resume(sd_event_source *s, uint64_t usec, void *userdata)
@@ -124,35 +154,42 @@ static int on_mount_resume(sd_event_source *s, uint64_t usec, void *userdata)
         return sd_event_source_set_enabled(w->mount_source, SD_EVENT_ON);
 }
 
-static bool event_concerns_us(const Manager *m, const struct fanotify_event_metadata *e)
+/* False if the event alone is reason enough to look. What others attach is no change of ours. */
+static bool detached_add(Detached *d, const struct fanotify_event_metadata *e)
 {
         const struct mount_event_info *info = (const void *) ((const char *) e + e->metadata_len);
 
         if (e->mask & FAN_Q_OVERFLOW)
-                return true;
+                return false;
         if (!(e->mask & FAN_MNT_DETACH))
-                return false; /* what others attach is no change of ours */
-        if (e->event_len < e->metadata_len + sizeof(*info) || info->header.info_type != FAN_EVENT_INFO_TYPE_MNT)
                 return true;
-        return mount_is_ours(m, info->mount_id);
+        if (e->event_len < e->metadata_len + sizeof(*info) || info->header.info_type != FAN_EVENT_INFO_TYPE_MNT)
+                return false;
+        d->ids[d->n++] = info->mount_id;
+        return true;
+}
+
+static bool events_concern_us(const Manager *m, const char *buffer, size_t size)
+{
+        const struct fanotify_event_metadata *e = (const void *) buffer;
+        Detached d;
+
+        d.n = 0;
+        for (; FAN_EVENT_OK(e, size); e = FAN_EVENT_NEXT(e, size))
+                if (!detached_add(&d, e))
+                        return true;
+        return detached_are_ours(&d, m);
 }
 
 static int on_mount_event(sd_event_source *s, int fd, uint32_t revents, void *userdata)
 {
-        _Alignas(struct fanotify_event_metadata) char buffer[16384];
+        _Alignas(struct fanotify_event_metadata) char buffer[EVENTS_SIZE];
         Watch *w = userdata;
-        bool concerned = false;
         ssize_t n;
 
-        while ((n = read(fd, buffer, sizeof(buffer))) > 0) {
-                const struct fanotify_event_metadata *e = (const void *) buffer;
-                size_t left = (size_t) n;
-
-                for (; FAN_EVENT_OK(e, left) && !concerned; e = FAN_EVENT_NEXT(e, left))
-                        concerned = event_concerns_us(w->manager, e);
-        }
-        if (concerned)
-                watch_look_soon(w);
+        while ((n = read(fd, buffer, sizeof(buffer))) > 0)
+                if (!w->look_timer && events_concern_us(w->manager, buffer, (size_t) n))
+                        watch_look_soon(w);
         /* let events gather: on a node with many changes, one wake-up for all of a tenth of a second */
         (void) sd_event_source_set_enabled(s, SD_EVENT_OFF);
         if (sd_event_add_time_relative(w->manager->event, &w->mount_resume, CLOCK_BOOTTIME, EVENTS_PAUSE_USEC, 10000,
