@@ -227,7 +227,8 @@ Test(shim, not_dumpable)
         if (child == 0) {
                 if (setresuid(65534, 65534, 65534) < 0)
                         _exit(2);
-                _exit(open(path, O_RDONLY) < 0 && errno == EACCES ? 0 : 1);
+                int fd = open(path, O_RDONLY);
+                _exit(fd < 0 && errno == EACCES ? 0 : 1);
         }
         int status;
         waitpid(child, &status, 0);

@@ -42,8 +42,9 @@ static void volume(Snapshot *s, VolumeView v, char *const *targets)
         v.key = strdup(v.key);
         v.n_publishes = strv_length(targets);
         v.publishes = calloc(v.n_publishes + 1, sizeof(PublishView));
-        for (size_t i = 0; i < v.n_publishes; i++)
-                v.publishes[i].target = strdup(targets[i]);
+        PublishView *p = v.publishes;
+        STRV_FOREACH (target, targets)
+                (p++)->target = strdup(*target);
         s->volumes[s->n_volumes++] = v;
 }
 #define VOLUME(s, targets, ...) volume(s, (VolumeView) { __VA_ARGS__ }, targets)
@@ -561,6 +562,30 @@ Test(plan, device_under_another_number)
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_ATTACHED, .device = LOOP(1), .attached_by_name = true);
         device(&s, A, LOOP(2), OWN);
         EXPECT(&s, CORRECT(A, VOLUME_ATTACHING, "another device"));
+}
+
+/* Attached and mounted by a step that was cut short before its answer: the record tells of no device, or of an earlier one. */
+Test(plan, stage_of_a_device_that_was_not_recorded)
+{
+        Snapshot s = {};
+
+        scanned(&s, "loop");
+        VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_STAGING, .step = step_to_string(STEP_STAGE));
+        device(&s, A, LOOP(1), OWN);
+        staged(&s, A, LOOP(1));
+        EXPECT(&s, CORRECT(A, VOLUME_STAGED, "its stage is mounted"), CLEANUP(A, "cut short"));
+}
+
+Test(plan, stage_of_another_device_than_recorded)
+{
+        Snapshot s = {};
+
+        scanned(&s, "loop");
+        VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_STAGING, .step = step_to_string(STEP_STAGE), .device = LOOP(2));
+        device(&s, A, LOOP(1), OWN);
+        device(&s, B, LOOP(2), FOREIGN);
+        staged(&s, A, LOOP(1));
+        EXPECT(&s, CORRECT(A, VOLUME_STAGED, "its stage is mounted"), CLEANUP(A, "cut short"));
 }
 
 /* A device that its mounter could not look at is not in the scan. */
