@@ -536,5 +536,5 @@ bool agent_interface_bus_is_awaited(Manager *m, sd_bus *bus)
                 for (size_t i = 0; i < op->n_waiters; i++)
                         if (sd_bus_message_get_bus(op->waiters[i].call) == bus)
                                 return true;
-        return false;
+        return reconcile_is_awaited(m, bus);
 }

@@ -334,6 +334,43 @@ Test(hostile_calls, joined_without_end)
 }
 
 
+/* Reconcile waits for the mounters, and so do those who ask for it. */
+Test(hostile_calls, reconciles_without_end)
+{
+        enum { SENT = 2000 };
+        _cleanup_bus_ sd_bus *bus = connect_bus();
+        Mounters m = mounters_list(NULL);
+        unsigned n_limited = 0, n_done = 0;
+
+        signal_all(&m, SIGSTOP);
+        for (unsigned i = 0; i < SENT; i++) {
+                _cleanup_message_ sd_bus_message *call = NULL;
+                uint64_t cookie;
+                cr_assert(client_new_call(bus, "Reconcile", &call, NULL) >= 0 && sd_bus_message_append(call, "b", 1) >= 0);
+                cr_assert(sd_bus_send(bus, call, &cookie) >= 0);
+        }
+        cr_assert(sd_bus_flush(bus) >= 0);
+        for (bool resumed = false; n_limited + n_done < SENT;) {
+                _cleanup_message_ sd_bus_message *reply = NULL;
+                int r = sd_bus_process(bus, &reply);
+
+                cr_assert(r >= 0, "the connection ended: %s", strerror(-r));
+                if (r == 0)
+                        cr_assert(sd_bus_wait(bus, 60000000) > 0, "%u answers are missing", SENT - n_limited - n_done);
+                if (reply && sd_bus_message_is_method_error(reply, "io.berth.Error.LimitExceeded"))
+                        n_limited++;
+                else if (reply && sd_bus_message_is_method_error(reply, NULL))
+                        cr_assert(false, "%s", sd_bus_message_get_error(reply)->message);
+                else if (reply)
+                        n_done++;
+                if (n_limited > 0 && !resumed) {
+                        signal_all(&m, SIGCONT);
+                        resumed = true;
+                }
+        }
+        cr_assert(n_limited > 0 && n_done > 0, "%u done, %u refused", n_done, n_limited);
+}
+
 /* A mounter that hangs before it is even ready does not hold its requests for ever, nor take the places of all others. */
 Test(hostile_calls, mounter_that_hangs_at_its_start, .timeout = 120)
 {

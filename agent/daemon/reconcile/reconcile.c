@@ -18,6 +18,8 @@
 
 /* Something is still at work in a former berthd's mounter: how soon to look again. */
 #define WAIT_USEC (500 * UINT64_C(1000))
+/* Who waits for the same answer; more can only be one who asks without waiting. */
+#define CALLS_MAX 256U
 
 struct Reconcile {
         Manager *manager;
@@ -244,6 +246,8 @@ static void reconcile_begin(Reconcile *rc)
 
 static int calls_add(sd_bus_message ***calls, size_t *n, sd_bus_message *call)
 {
+        if (*n >= CALLS_MAX)
+                return -E2BIG;
         sd_bus_message **grown = reallocarray(*calls, *n + 1, sizeof(*grown));
 
         if (!grown)
@@ -269,7 +273,10 @@ void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_
                 : rc->running ? calls_add(&rc->next_calls, &rc->n_next_calls, call)
                               : calls_add(&rc->calls, &rc->n_calls, call);
         if (r < 0) {
-                error_oom(&err);
+                if (r == -E2BIG)
+                        error_set(&err, ERROR_LIMIT_EXCEEDED, EAGAIN, "%u requests wait for the next reconcile", CALLS_MAX);
+                else
+                        error_oom(&err);
                 if (call)
                         answer_error(call, &err);
                 return;
@@ -297,6 +304,19 @@ int reconcile_at_start(Manager *m, Error *err)
                 return r;
         strv_free(apply_all(m, &plan));
         return 0;
+}
+
+bool reconcile_is_awaited(const Manager *m, const sd_bus *bus)
+{
+        const Reconcile *rc = m->reconcile;
+
+        for (size_t i = 0; rc && i < rc->n_calls; i++)
+                if (sd_bus_message_get_bus(rc->calls[i]) == bus)
+                        return true;
+        for (size_t i = 0; rc && i < rc->n_next_calls; i++)
+                if (sd_bus_message_get_bus(rc->next_calls[i]) == bus)
+                        return true;
+        return false;
 }
 
 uint64_t reconcile_count(const Manager *m)

@@ -128,6 +128,8 @@ int reconcile_at_start(Manager *m, Error *err);
  */
 void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_bus_message *call);
 void reconcile_free(Manager *m);
+/* Whether the answer of a Reconcile is due on this connection. */
+bool reconcile_is_awaited(const Manager *m, const sd_bus *bus);
 /* How often it has looked at the kernel, quick or full, since the loop runs. */
 uint64_t reconcile_count(const Manager *m);
 /* From the operation that asked a kind: result is NULL if it failed. Takes result's devices. */
