@@ -342,6 +342,9 @@ int store_load(Manager *m, Error *err)
                 _cleanup_error_ Error e = ERROR_INIT;
                 size_t n = strlen(d->d_name);
 
+                /* nobody else writes here: what has a temporary name was not finished when berthd was killed */
+                if (d->d_name[0] == '.' && n > 4 && strcmp(d->d_name + n - 4, ".tmp") == 0)
+                        (void) unlinkat(m->records_fd, d->d_name, 0);
                 if (d->d_name[0] == '.' || n < 6 || strcmp(d->d_name + n - 5, ".json") != 0)
                         continue;
                 if (load_one(m, d->d_name, &e) < 0)

@@ -39,7 +39,8 @@ typedef struct Matrix Matrix;
 
 typedef struct Scenario {
         const char *name, *fs_type, *size;
-        const char *only; /* NULL, or the beginning of the points that are of interest */
+        const char *only; /* NULL, or a part of the names that are of interest */
+        bool abandons;    /* the request is not repeated */
         void (*begin)(Matrix *x);   /* once; may be NULL */
         void (*prepare)(Matrix *x); /* each time, before the request */
         ErrorCode (*request)(Matrix *x, char **ret_text);
@@ -67,7 +68,7 @@ typedef struct Reached {
 
 static void matrix_start(Matrix *x)
 {
-        fixture_start(&x->f, "[Mounters]\nWarm=1\n");
+        fixture_start(&x->f, "[Mounters]\nWarm=1\n[Agent]\nLingerSec=200ms\n");
 }
 
 /* A dry run, after whatever reconcile is under way. */
@@ -277,15 +278,16 @@ static void verify_size(Matrix *x)
 }
 
 static const Scenario scenarios[] = {
-        { "mount", "ext4", NULL, NULL, begin_with_data, prepare_nothing, request_mount, verify_data },
-        { "unmount", "ext4", NULL, NULL, begin_with_data, prepare_mounted, request_unmount, verify_unmounted },
-        { "format", "ext4", NULL, NULL, NULL, prepare_blank, request_mount, verify_new },
-        { "create", "ext4", "8M", NULL, NULL, prepare_missing, request_mount, verify_new },
+        { "mount", "ext4", NULL, NULL, false, begin_with_data, prepare_nothing, request_mount, verify_data },
+        { "unmount", "ext4", NULL, NULL, false, begin_with_data, prepare_mounted, request_unmount, verify_unmounted },
+        { "format", "ext4", NULL, NULL, false, NULL, prepare_blank, request_mount, verify_new },
+        { "create", "ext4", "8M", NULL, false, NULL, prepare_missing, request_mount, verify_new },
         /* resize2fs needs a capability that not every test machine gives */
-        { "expand", "xfs", NULL, NULL, begin_with_data, prepare_expand, request_expand, verify_size },
-        { "fsck", "ext4", NULL, "program.", begin_without_checksums, prepare_errors, request_mount, verify_data },
-        { "adopt", "ext4", NULL, "agent.reconcile", begin_with_data, prepare_loss, request_after_loss, verify_unmounted },
-        { "held", "ext4", NULL, "loop.", begin_with_data, prepare_held, request_mount, verify_held },
+        { "expand", "xfs", NULL, NULL, false, begin_with_data, prepare_expand, request_expand, verify_size },
+        { "abandon", "ext4", NULL, NULL, true, begin_with_data, prepare_nothing, request_mount, verify_data },
+        { "fsck", "ext4", NULL, "program.", false, begin_without_checksums, prepare_errors, request_mount, verify_data },
+        { "adopt", "ext4", NULL, "agent.reconcile", false, begin_with_data, prepare_loss, request_after_loss, verify_unmounted },
+        { "held", "ext4", NULL, "-keep", false, begin_with_data, prepare_held, request_mount, verify_held },
 };
 
 /* ---- the matrix ---- */
@@ -374,7 +376,7 @@ static size_t matrix_trace(Matrix *x, Reached ret[static POINTS_MAX])
 
                 for (const char *p = trace, *end; (end = strchr(p, '\n')); p = end + 1)
                         r.n += (size_t) (end - p) == length && memcmp(p, r.name, length) == 0;
-                if (r.n > 0 && (!x->s->only || strncmp(r.name, x->s->only, strlen(x->s->only)) == 0))
+                if (r.n > 0 && (!x->s->only || strstr(r.name, x->s->only)))
                         ret[n++] = r;
         }
         return n;
@@ -416,8 +418,13 @@ static void matrix_case(Matrix *x, const char *point, unsigned hit, const char *
                 matrix_start(x);
         } else if (strcmp(action, "kill-mounter") == 0)
                 cr_assert_eq(code, ERROR_NONE, "%s: it was noticed: %s: %s", x->label, error_code_name(code), text);
-        must(x, "the repeat", x->s->request);
-        matrix_conclude(x);
+        if (x->s->abandons) {
+                must_unmount(x);
+                must_become_clean(x);
+        } else {
+                must(x, "the repeat", x->s->request);
+                matrix_conclude(x);
+        }
 }
 
 static void matrix_run(const char *name)
@@ -432,7 +439,8 @@ static void matrix_run(const char *name)
         for (size_t i = 0; i < n; i++)
                 for (unsigned hit = 1; hit <= points[i].n; hit++)
                         for (size_t k = 0; k < ELEMENTSOF(actions); k++)
-                                if (points[i].can_fail || strncmp(actions[k], "fail", 4) != 0)
+                                if (x.s->abandons ? strcmp(actions[k], "kill-both") == 0
+                                                  : points[i].can_fail || strncmp(actions[k], "fail", 4) != 0)
                                         matrix_case(&x, points[i].name, hit, actions[k]);
         fprintf(stderr, "%s: %u cases at %zu points\n", name, x.n_cases, n);
         matrix_done(&x);
@@ -452,6 +460,7 @@ MATRIX_TEST(format)
 MATRIX_TEST(create)
 MATRIX_TEST(expand)
 MATRIX_TEST(fsck)
+MATRIX_TEST(abandon)
 MATRIX_TEST(held)
 MATRIX_TEST(adopt)
 

@@ -118,6 +118,7 @@ typedef struct Expected {
         const char *reason; /* a part of it; never NULL but at the end */
         VolumeState state;
         bool at_once;
+        bool moved; /* PLAN_CORRECT_STATE: to another device */
 } Expected;
 
 static char *describe(const Plan *p)
@@ -144,7 +145,8 @@ static void expect_step(const PlanStep *s, const Expected *e, size_t i, const ch
         cr_assert(s->type != PLAN_CORRECT_STATE || s->state == e->state, "step %zu has another state than %s:%s", i,
                   volume_state_to_string(e->state), all);
         cr_assert_eq(s->at_once, e->at_once, "step %zu:%s", i, all);
-        cr_assert((s->type == PLAN_ADOPT_VOLUME) == (s->device != NULL));
+        cr_assert((s->type == PLAN_ADOPT_VOLUME || e->moved) == (s->device != NULL), "step %zu %s a device:%s", i,
+                  s->device ? "has" : "lacks", all);
         cr_assert(s->type != PLAN_ADOPT_PUBLISH || s->mount);
 }
 
@@ -173,6 +175,7 @@ static bool expect_plan(Snapshot *s, const Expected *expected)
 #define DROP(key, target, why) { PLAN_DROP_PUBLISH, key, target, why }
 #define UNPUBLISH(key, target) { PLAN_UNPUBLISH, key, target, "beyond use" }
 #define CORRECT(key, to, why) { PLAN_CORRECT_STATE, key, NULL, why, .state = to }
+#define MOVED(key, to, why) { PLAN_CORRECT_STATE, key, NULL, why, .state = to, .moved = true }
 #define CLEANUP(key, why) { PLAN_CLEANUP, key, NULL, why }
 #define CLEANUP_NOW(key, why) { PLAN_CLEANUP, key, NULL, why, .at_once = true }
 #define REPORT(key, target, why) { PLAN_REPORT, key, target, why }
@@ -573,7 +576,7 @@ Test(plan, stage_of_a_device_that_was_not_recorded)
         VOLUME(&s, UNPUBLISHED, .key = A, .state = VOLUME_STAGING, .step = step_to_string(STEP_STAGE));
         device(&s, A, LOOP(1), OWN);
         staged(&s, A, LOOP(1));
-        EXPECT(&s, CORRECT(A, VOLUME_STAGED, "its stage is mounted"), CLEANUP(A, "cut short"));
+        EXPECT(&s, MOVED(A, VOLUME_STAGED, "its stage is mounted"), CLEANUP(A, "cut short"));
 }
 
 Test(plan, stage_of_another_device_than_recorded)
@@ -585,7 +588,7 @@ Test(plan, stage_of_another_device_than_recorded)
         device(&s, A, LOOP(1), OWN);
         device(&s, B, LOOP(2), FOREIGN);
         staged(&s, A, LOOP(1));
-        EXPECT(&s, CORRECT(A, VOLUME_STAGED, "its stage is mounted"), CLEANUP(A, "cut short"));
+        EXPECT(&s, MOVED(A, VOLUME_STAGED, "its stage is mounted"), CLEANUP(A, "cut short"));
 }
 
 /* A device that its mounter could not look at is not in the scan. */
@@ -1018,7 +1021,7 @@ static const char *step_is_wrong(const Snapshot *s, const Plan *p, const PlanSte
                                NULL :
                                "unpublish of a sound volume";
         case PLAN_CORRECT_STATE:
-                return v && (v->state != step->state || v->step) ? NULL : "no correction";
+                return v && (v->state != step->state || v->step || step->device) ? NULL : "no correction";
         default:
                 return NULL;
         }
@@ -1057,6 +1060,10 @@ static void carry_out(Snapshot *s, const PlanStep *step)
                 publish_drop(v, step->target);
                 return;
         case PLAN_CORRECT_STATE:
+                if (step->device) {
+                        v->device = (dev_t) step->device->device_number;
+                        v->device_present = true;
+                }
                 v->state = step->state;
                 v->step = NULL;
                 return;

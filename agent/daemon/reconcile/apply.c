@@ -117,6 +117,12 @@ int reconcile_apply(Manager *m, const PlanStep *step)
         case PLAN_CORRECT_STATE:
                 if (!v || v->holder)
                         return 0;
+                if (step->device) {
+                        if (str_replace(&v->device, step->device->device) < 0)
+                                return -ENOMEM;
+                        v->device_number = (dev_t) step->device->device_number;
+                        v->foreign = step->device->foreign;
+                }
                 volume_set_state(v, step->state);
                 v->step = NULL;
                 return store_write(v);

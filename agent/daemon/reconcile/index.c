@@ -180,6 +180,25 @@ static void index_match(const Snapshot *s, Index *x)
         }
 }
 
+/*
+ * Killed between attaching and the record of it, as stage does in one step: the mount tells which device it was. Where something
+ * is published the record is newer than that, and what differs is strange.
+ */
+static void index_move(const Snapshot *s, Index *x)
+{
+        for (size_t i = 0; i < s->n_mounts; i++) {
+                const MountView *m = &s->mounts[i];
+                Entry *e = m->stage ? index_find_key(s, x, m->stage) : NULL;
+
+                if (!e || !e->volume || e->volume->n_publishes > 0 || !e->scanned || e->device == m->device ||
+                    (dev_t) e->scanned->device_number != m->device)
+                        continue;
+                e->device = m->device;
+                e->foreign = e->scanned->foreign;
+                e->moved = true;
+        }
+}
+
 /* A device's number is given to another soon after it was let go; a record may not have noticed. */
 static bool device_is_reused(const Snapshot *s, const Index *x, const Entry *e)
 {
@@ -281,6 +300,7 @@ int index_build(const Snapshot *s, Index *ret)
                 return -ENOMEM;
         }
         index_match(s, &x);
+        index_move(s, &x);
         index_devices(s, &x);
         index_mounts(s, &x);
         *ret = x;

@@ -16,6 +16,7 @@ typedef struct Entry {
         const StepDevice *scanned; /* its device as found on the node; NULL: none, or not known */
         const MountView *stage;    /* a mount of its device at its staging path */
         const MountView *strange;  /* a mount of something else there */
+        bool moved;                /* `scanned` is mounted at its staging path, and another device, or none, recorded */
         bool reused;               /* the recorded device shows another volume by now */
         bool second;               /* without a record, and another device of the key is the better one */
         bool published;            /* something of it is mounted at a target */

@@ -96,7 +96,7 @@ static int plan_publishes(const Snapshot *s, const Index *x, const Entry *e, boo
         for (size_t i = 0; i < v->n_publishes && r >= 0; i++) {
                 const char *target = v->publishes[i].target;
 
-                if (e->reused || !snapshot_find_mount(s, target, v->device)) {
+                if (e->reused || !snapshot_find_mount(s, target, e->device)) {
                         PublishEntry *known = index_find_publish(x, target);
                         if (known)
                                 known->dropped = true;
@@ -125,7 +125,7 @@ static bool is_being_given_back(const VolumeView *v)
 static int plan_volume(const Snapshot *s, const Index *x, const Entry *e, Plan *p)
 {
         const VolumeView *v = e->volume;
-        bool present = v->device_present && !e->reused, gone = v->device != 0 && !present;
+        bool present = e->moved || (v->device_present && !e->reused), gone = e->device != 0 && !present;
         bool beyond_use = gone || (e->stage && v->health == VOLUME_HEALTH_CORRUPTED);
         size_t n_kept = 0;
         int r;
@@ -138,9 +138,9 @@ static int plan_volume(const Snapshot *s, const Index *x, const Entry *e, Plan *
         if (r < 0)
                 return r;
         VolumeState state = kernel_state(s, e, present);
-        if (state != v->state || (v->step && v->state == VOLUME_STAGED)) {
+        if (state != v->state || (v->step && v->state == VOLUME_STAGED) || e->moved) {
                 r = plan_add(p, (PlanStep) { .type = PLAN_CORRECT_STATE, .volume = v->key, .state = state,
-                                             .reason = state_reason(state) });
+                                             .device = e->moved ? e->scanned : NULL, .reason = state_reason(state) });
                 if (r < 0)
                         return r;
         }

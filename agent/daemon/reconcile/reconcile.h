@@ -91,7 +91,7 @@ typedef struct PlanStep {
         PlanStepType type;
         const char *volume; /* key; NULL if there is none */
         const char *target; /* NULL if there is none */
-        const StepDevice *device; /* PLAN_ADOPT_VOLUME */
+        const StepDevice *device; /* PLAN_ADOPT_VOLUME; PLAN_CORRECT_STATE: the one it has, NULL if the record is right */
         const MountView *mount;   /* PLAN_ADOPT_*: the stage (NULL if there is none) or the target's mount */
         VolumeState state;        /* PLAN_CORRECT_STATE: the new one */
         bool at_once;             /* PLAN_CLEANUP: no repeat is to be waited for */
