@@ -483,7 +483,7 @@ static void find_outside(const char *mount_point, void *arg)
         char **found = arg;
 
         if (path_is_below(mount_point, f.dir) && !path_is_below(mount_point, f.kubelet_root) && !path_is_below(mount_point, f.state_dir) &&
-            strcmp(mount_point, f.runtime_dir) != 0 && !*found)
+            !path_is_below(mount_point, f.runtime_dir) && strcmp(mount_point, f.runtime_dir) != 0 && !*found)
                 *found = strdup(mount_point);
 }
 
