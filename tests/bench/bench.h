@@ -8,9 +8,9 @@
  * in.
  *
  * A *way* is one of the things compared: how a formatted image comes to a pod's directory and leaves it
- * again. A *node* is a mount namespace with a private berthd in it and a number of other mounts. All nodes
- * exist at the same time, so that samples of each can be taken in turn and a noisy moment hits all of them
- * alike.
+ * again. A *node* is a mount namespace with a private berthd in it and a number of other mounts. Nodes that
+ * are compared exist at the same time, so that samples of each can be taken in turn and a noisy moment hits
+ * all of them alike.
  */
 
 #include <stdbool.h>
@@ -88,11 +88,16 @@ typedef struct Node {
         char *dir, *socket, *kubelet_root, *driver;
         int namespace_fd;
         pid_t agent;
+        double started_usec; /* just before its process was made */
         sd_bus *bus;
 } Node;
 
 /* Makes the namespace with that many mounts more, starts berthd in it and enters it. */
 void node_start(Node *n, const Programs *programs, const char *dir, unsigned other_mounts);
+/* Kills berthd and starts it again; returns the time from its start to READY=1 and connects anew. */
+double node_restart(Node *n, const Programs *programs, const char *dir);
+/* Until the agent has used no CPU time for a while, so that what it does at its start counts in no figure. */
+void node_wait_idle(const Node *n);
 void node_enter(const Node *n);
 void node_stop(Node *n);
 sd_bus *node_connect(const Node *n);
@@ -120,6 +125,18 @@ void parallel_api(Half half, Node *n, Volume *volumes, unsigned n_volumes, unsig
 /* api.c: one connection's Mount and Unmount. */
 void api_mount(sd_bus *bus, Volume *v);
 void api_unmount(sd_bus *bus, Volume *v);
+/* GetStatus; returns a number of it. */
+uint64_t api_status(sd_bus *bus, const char *key);
+/* Whether a string of it is this. */
+bool api_status_is(sd_bus *bus, const char *key, const char *value);
+
+/* churn.c: a process that mounts and unmounts in the namespace that is entered, at a steady rate. */
+typedef struct Churn Churn;
+Churn *churn_start(const char *dir, unsigned changes_per_second);
+void churn_set(Churn *c, bool on);
+/* How many changes it has made so far. */
+uint64_t churn_changes(const Churn *c);
+void churn_stop(Churn *c);
 
 /* report.c: every figure has a key for --json and a line in the table. */
 typedef enum Unit {
@@ -128,12 +145,14 @@ typedef enum Unit {
         UNIT_KIB,
         UNIT_RATIO,
         UNIT_COUNT,
+        UNIT_CORES,
 } Unit;
 
 typedef struct Report Report;
 Report *report_new(void);
 void report_free(Report *r);
 DEFINE_POINTER_CLEANUP(Report *, report_free);
+/* Titles, keys and labels are copied. */
 void report_section(Report *r, const char *title);
 void report_figure(Report *r, const char *key, const char *label, double value, Unit unit);
 /* Median and p99 as <key>_us and <key>_p99_us on one line. */
@@ -145,5 +164,16 @@ typedef enum Bound {
 } Bound;
 void report_goal(Report *r, const char *key, const char *label, double value, Unit unit, Bound bound,
                  double limit);
+/* More than one source file measures: how much of everything, for --quick and in full. */
+typedef struct Plan {
+        unsigned cycles, processes, mounts, parallel_rounds, parallel_volumes, held_volumes;
+        unsigned restart_volumes_max, restart_rounds, plan_rounds;
+        unsigned churn_seconds, churn_ages, churn_cycles, churn_held_volumes;
+} Plan;
+
+/* restart.c and events.c: sections of the report. volumes are not mounted, before and after. */
+void measure_restart(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes);
+void measure_events(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes);
+
 void report_print_table(const Report *r);
 void report_print_json(const Report *r);

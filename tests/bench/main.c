@@ -24,12 +24,36 @@
 /* Mounted and unmounted once before a volume's memory is measured: as many as mounters may work at once. */
 #define WARM_VOLUMES 16U
 
-typedef struct Plan {
-        unsigned cycles, processes, mounts, parallel_rounds, parallel_volumes, held_volumes;
-} Plan;
-
-static const Plan PLAN_FULL = { 1000, 500, 500, 10, 200, 1000 };
-static const Plan PLAN_QUICK = { 150, 100, 80, 3, 200, 200 };
+static const Plan PLAN_FULL = {
+        .cycles = 1000,
+        .processes = 500,
+        .mounts = 500,
+        .parallel_rounds = 10,
+        .parallel_volumes = 200,
+        .held_volumes = 1000,
+        .restart_volumes_max = 5000,
+        .restart_rounds = 8,
+        .plan_rounds = 50,
+        .churn_seconds = 10,
+        .churn_ages = 10,
+        .churn_cycles = 400,
+        .churn_held_volumes = 1000,
+};
+static const Plan PLAN_QUICK = {
+        .cycles = 150,
+        .processes = 100,
+        .mounts = 80,
+        .parallel_rounds = 3,
+        .parallel_volumes = 200,
+        .held_volumes = 200,
+        .restart_volumes_max = 1000,
+        .restart_rounds = 2,
+        .plan_rounds = 10,
+        .churn_seconds = 2,
+        .churn_ages = 2,
+        .churn_cycles = 40,
+        .churn_held_volumes = 0,
+};
 
 void die(const char *format, ...)
 {
@@ -90,24 +114,6 @@ void wait_step(double end_usec, const char *what)
 static double ratio(const Samples *a, const Samples *b)
 {
         return samples_median(a) / samples_median(b);
-}
-
-/* Until the agent has used no CPU time for a while, so that what it does at its start counts in no figure.
- */
-static void wait_idle(const Node *n)
-{
-        uint64_t last = UINT64_MAX;
-        double since = now_usec(), end = since + 30e6;
-
-        while (now_usec() - since < 300e3) {
-                uint64_t ticks = process_ticks(n->agent);
-
-                if (ticks != last) {
-                        last = ticks;
-                        since = now_usec();
-                }
-                wait_step(end, "berthd to be idle");
-        }
 }
 
 /* They stay when they are let go, and whoever looks for an image's device has to look past them. */
@@ -212,14 +218,14 @@ static void measure_held(const Plan *plan, Report *r, Node *n, Volume *volumes, 
 
         parallel_api(HALF_MOUNT, n, volumes, WARM_VOLUMES, CONNECTIONS);
         parallel_api(HALF_UNMOUNT, n, volumes, WARM_VOLUMES, CONNECTIONS);
-        wait_idle(n);
+        node_wait_idle(n);
         warm = memory_of(n->agent);
         parallel_api(HALF_MOUNT, n, volumes, count, CONNECTIONS);
-        wait_idle(n);
+        node_wait_idle(n);
         held = memory_of(n->agent);
         mounters = memory_of_children(n->agent);
         parallel_api(HALF_UNMOUNT, n, volumes, count, CONNECTIONS);
-        wait_idle(n);
+        node_wait_idle(n);
         after = memory_of(n->agent);
 
         report_section(r, "Memory");
@@ -252,7 +258,7 @@ static void measure_other_mounts(const Plan *plan, Report *r, Node *few, const P
         node_start(&some, programs, dir, 1000);
         node_start(&many, programs, dir, 10000);
         for (unsigned i = 0; i < 3; i++)
-                wait_idle(nodes[i]);
+                node_wait_idle(nodes[i]);
         for (unsigned i = 0; i < plan->mounts; i++)
                 for (unsigned k = 0; k < 3; k++) {
                         unsigned j = (i + k) % 3;
@@ -283,16 +289,19 @@ static void measure_other_mounts(const Plan *plan, Report *r, Node *few, const P
         }
 }
 
-static void benchmark(const Plan *plan, Report *r, const Programs *programs, const char *dir)
+static unsigned larger(unsigned a, unsigned b)
 {
-        unsigned n_volumes = plan->held_volumes > plan->parallel_volumes ? plan->held_volumes
-                                                                         : plan->parallel_volumes;
-        Volume *volumes = volumes_make(dir, n_volumes);
+        return a > b ? a : b;
+}
+
+/* What is measured on one node with few other mounts. */
+static void measure_node(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes)
+{
         Memory idle, idle_mounters;
         Node node;
 
         node_start(&node, programs, dir, 10);
-        wait_idle(&node);
+        node_wait_idle(&node);
         idle = memory_of(node.agent);
         idle_mounters = memory_of_children(node.agent);
 
@@ -302,7 +311,26 @@ static void benchmark(const Plan *plan, Report *r, const Programs *programs, con
         measure_held(plan, r, &node, volumes, idle, idle_mounters);
         measure_parallel(plan, r, &node, volumes);
         node_stop(&node);
+}
 
+static const struct {
+        const char *name;
+        void (*measure)(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes);
+} parts[] = {
+        { "node", measure_node },
+        { "events", measure_events },
+        { "restart", measure_restart },
+};
+
+/* only: the part that is wanted; NULL: all. */
+static void benchmark(const Plan *plan, Report *r, const Programs *programs, const char *dir, const char *only)
+{
+        unsigned n_volumes = larger(plan->restart_volumes_max, larger(plan->held_volumes, plan->parallel_volumes));
+        Volume *volumes = volumes_make(dir, n_volumes);
+
+        for (unsigned i = 0; i < ELEMENTSOF(parts); i++)
+                if (!only || strcmp(parts[i].name, only) == 0)
+                        parts[i].measure(plan, r, programs, dir, volumes);
         for (unsigned i = 0; i < n_volumes; i++) {
                 free(volumes[i].image);
                 free(volumes[i].staging);
@@ -311,9 +339,18 @@ static void benchmark(const Plan *plan, Report *r, const Programs *programs, con
         free(volumes);
 }
 
+static bool part_is_known(const char *name)
+{
+        for (unsigned i = 0; i < ELEMENTSOF(parts); i++)
+                if (strcmp(parts[i].name, name) == 0)
+                        return true;
+        return false;
+}
+
 static int usage(const char *name)
 {
-        fprintf(stderr, "Usage: %s [--quick] [--json] --build-dir DIR --dir DIR\n", name);
+        fprintf(stderr,
+                "Usage: %s [--quick] [--json] [--only node|events|restart] --build-dir DIR --dir DIR\n", name);
         return EXIT_FAILURE;
 }
 
@@ -322,12 +359,13 @@ int main(int argc, char **argv)
         static const struct option options[] = {
                         { "quick", no_argument, NULL, 'q' },
                         { "json", no_argument, NULL, 'j' },
+                        { "only", required_argument, NULL, 'o' },
                         { "build-dir", required_argument, NULL, 'b' },
                         { "dir", required_argument, NULL, 'd' },
                         {},
         };
         _cleanup_(report_freep) Report *report = report_new();
-        const char *build_dir = NULL, *dir = NULL;
+        const char *build_dir = NULL, *dir = NULL, *only = NULL;
         const Plan *plan = &PLAN_FULL;
         bool json = false;
         int c;
@@ -340,6 +378,9 @@ int main(int argc, char **argv)
                 case 'j':
                         json = true;
                         break;
+                case 'o':
+                        only = optarg;
+                        break;
                 case 'b':
                         build_dir = optarg;
                         break;
@@ -349,7 +390,7 @@ int main(int argc, char **argv)
                 default:
                         return usage(argv[0]);
                 }
-        if (!build_dir || !dir || optind != argc)
+        if (!build_dir || !dir || optind != argc || (only && !part_is_known(only)))
                 return usage(argv[0]);
 
         Programs programs = {
@@ -359,7 +400,7 @@ int main(int argc, char **argv)
                         .empty = format_string("%s/tests/bench/bench-empty", build_dir),
         };
         umask(022);
-        benchmark(plan, report, &programs, dir);
+        benchmark(plan, report, &programs, dir, only);
         if (json)
                 report_print_json(report);
         else

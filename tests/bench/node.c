@@ -46,6 +46,7 @@ static int notify_socket(const char *path)
         struct sockaddr_un sa = { .sun_family = AF_UNIX };
         int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
+        (void) unlink(path);
         if (strlen(path) >= sizeof sa.sun_path)
                 die("%s is too long for a socket", path);
         snprintf(sa.sun_path, sizeof sa.sun_path, "%s", path);
@@ -68,7 +69,8 @@ static void wait_ready(Node *n, int fd)
         }
 }
 
-static void start_agent(Node *n, const Programs *programs, const char *dir)
+/* Returns what it took from here to READY=1. */
+static double start_agent(Node *n, const Programs *programs, const char *dir)
 {
         _cleanup_free_ char *config = format_string("%s/berthd.conf", n->dir);
         _cleanup_free_ char *log = format_string("%s/berthd.log", n->dir);
@@ -92,11 +94,8 @@ static void start_agent(Node *n, const Programs *programs, const char *dir)
                         programs->mounter_dir,
                         NULL};
 
-        make_directory(runtime_dir);
-        make_directory(state_dir);
-        if (mount("tmpfs", runtime_dir, "tmpfs", 0, "mode=0755") < 0)
-                die("%s: %m", runtime_dir);
         write_text(config, text);
+        n->started_usec = now_usec();
         n->agent = fork();
         if (n->agent < 0)
                 die("fork: %m");
@@ -111,6 +110,7 @@ static void start_agent(Node *n, const Programs *programs, const char *dir)
                 _exit(127);
         }
         wait_ready(n, fd);
+        return now_usec() - n->started_usec;
 }
 
 sd_bus *node_connect(const Node *n)
@@ -125,15 +125,20 @@ sd_bus *node_connect(const Node *n)
 
 void node_start(Node *n, const Programs *programs, const char *dir, unsigned other_mounts)
 {
+        static unsigned n_nodes;
         _cleanup_free_ char *plugin = format_string("%s/berth~loop", dir);
+        _cleanup_free_ char *runtime_dir = NULL, *state_dir = NULL;
 
         *n = (Node){
-                        .dir = format_string("%s/node-%u", dir, other_mounts),
+                        .dir = format_string("%s/node-%u", dir, n_nodes++),
                         .kubelet_root = format_string("%s/kubelet", dir),
                         .driver = format_string("%s/loop", plugin),
         };
         n->socket = format_string("%s/run/berthd.sock", n->dir);
-        make_directory(n->dir);
+        runtime_dir = format_string("%s/run", n->dir);
+        state_dir = format_string("%s/state", n->dir);
+        make_directory(runtime_dir);
+        make_directory(state_dir);
         make_directory(plugin);
         if (symlink(programs->shim, n->driver) < 0 && errno != EEXIST)
                 die("%s: %m", n->driver);
@@ -143,9 +148,40 @@ void node_start(Node *n, const Programs *programs, const char *dir, unsigned oth
         if (n->namespace_fd < 0)
                 die("/proc/self/ns/mnt: %m");
         add_other_mounts(n->dir, other_mounts);
+        if (mount("tmpfs", runtime_dir, "tmpfs", 0, "mode=0755") < 0)
+                die("%s: %m", runtime_dir);
         start_agent(n, programs, dir);
         n->bus = node_connect(n);
         setenv("BERTH_SOCKET", n->socket, 1);
+}
+
+double node_restart(Node *n, const Programs *programs, const char *dir)
+{
+        double ready;
+
+        sd_bus_flush_close_unref(n->bus);
+        kill(n->agent, SIGKILL);
+        if (waitpid(n->agent, NULL, 0) != n->agent)
+                die("waitpid: %m");
+        ready = start_agent(n, programs, dir);
+        n->bus = node_connect(n);
+        return ready;
+}
+
+void node_wait_idle(const Node *n)
+{
+        uint64_t last = UINT64_MAX;
+        double since = now_usec(), end = since + 60e6;
+
+        while (now_usec() - since < 300e3) {
+                uint64_t ticks = process_ticks(n->agent);
+
+                if (ticks != last) {
+                        last = ticks;
+                        since = now_usec();
+                }
+                wait_step(end, "berthd to be idle");
+        }
 }
 
 void node_enter(const Node *n)

@@ -11,8 +11,8 @@
 #include "bench/bench.h"
 
 typedef struct Line {
-        const char *title; /* of a section; then nothing else is set */
-        const char *label;
+        char *title; /* of a section; then nothing else is set */
+        char *label;
         double value, p99, limit;
         Unit unit;
         Bound bound;
@@ -36,10 +36,19 @@ Report *report_new(void)
 
 void report_free(Report *r)
 {
+        for (size_t i = 0; i < r->n_lines; i++) {
+                free(r->lines[i].title);
+                free(r->lines[i].label);
+        }
         free(r->lines);
         json_decref(r->json);
         json_decref(r->goals);
         free(r);
+}
+
+static char *copy(const char *text)
+{
+        return format_string("%s", text);
 }
 
 static void add_line(Report *r, Line line)
@@ -61,13 +70,13 @@ static void add_value(json_t *object, const char *key, double value)
 
 void report_section(Report *r, const char *title)
 {
-        add_line(r, (Line){ .title = title });
+        add_line(r, (Line){ .title = copy(title) });
 }
 
 void report_figure(Report *r, const char *key, const char *label, double value, Unit unit)
 {
         add_value(r->json, key, value);
-        add_line(r, (Line){ .label = label, .value = value, .unit = unit });
+        add_line(r, (Line){ .label = copy(label), .value = value, .unit = unit });
 }
 
 void report_samples(Report *r, const char *key, const char *label, const Samples *s)
@@ -77,7 +86,7 @@ void report_samples(Report *r, const char *key, const char *label, const Samples
 
         add_value(r->json, median, samples_median(s));
         add_value(r->json, p99, samples_p99(s));
-        add_line(r, (Line){.label = label,
+        add_line(r, (Line){.label = copy(label),
                            .value = samples_median(s),
                            .p99 = samples_p99(s),
                            .unit = UNIT_USEC,
@@ -92,7 +101,7 @@ static bool goal_reached(const Line *l)
 void report_goal(Report *r, const char *key, const char *label, double value, Unit unit, Bound bound,
                  double limit)
 {
-        Line line = {.label = label,
+        Line line = {.label = copy(label),
                      .value = value,
                      .unit = unit,
                      .bound = bound,
@@ -117,6 +126,8 @@ static char *format_value(double value, Unit unit)
                 return value >= 100 ? format_string("%.0f KiB", value) : format_string("%.2f KiB", value);
         case UNIT_RATIO:
                 return format_string("%.2f x", value);
+        case UNIT_CORES:
+                return format_string("%.3f core", value);
         case UNIT_COUNT:
         default:
                 return format_string("%.0f", value);
