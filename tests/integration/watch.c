@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * What makes berthd look at the node: both sources of mount events, and the kernel's events of devices. The timer is
- * an hour away and the agent is quiet before anything is done, so what is noticed was told by the source that is tested. And
- * what others mount and unmount, however much, makes it look no more than about once a second.
+ * What makes berthd look at the node: both sources of mount events, and the kernel's events of devices. The
+ * timer is an hour away and the agent is quiet before anything is done, so what is noticed was told by the
+ * source that is tested. And what others mount and unmount, however much, makes it look no more than about
+ * once a second.
  */
 
 #include <criterion/criterion.h>
@@ -143,7 +144,8 @@ static void targets_unmounted(Source source)
         /* the first after a while, the others each as soon as the last was noticed */
         for (size_t i = 0; i < ELEMENTSOF(targets); i++) {
                 unmount_by_hand(targets[i]);
-                wait_until(publishes_are, &(Count) { &f, ELEMENTSOF(targets) - 1 - i }, NOTICE_SECONDS, "an unmounted target is noticed");
+                wait_until(publishes_are, &(Count) { &f, ELEMENTSOF(targets) - 1 - i }, NOTICE_SECONDS,
+                           "an unmounted target is noticed");
         }
         cr_assert_eq(count_volumes(&f), 1, "not kept for a repeat");
         watch_done(&f, targets[0], &v);
@@ -225,7 +227,8 @@ Test(watch, device_detached)
 {
         Fixture f;
         watch_init(&f, SOURCE_MOUNTINFO);
-        _cleanup_free_ char *image = fixture_image(&f, "a", 64 * MIB), *device = NULL, *target = fixture_target(&f, "uid-1", "v");
+        _cleanup_free_ char *image = fixture_image(&f, "a", 64 * MIB), *target = fixture_target(&f, "uid-1", "v"),
+                            *device = NULL;
         const Volume v = { .image = image, .name = "pv-1" };
 
         cr_assert_eq(try_attach(&f, &v, &device, NULL), ERROR_NONE);
@@ -233,7 +236,8 @@ Test(watch, device_detached)
         _cleanup_free_ char *before = volume_property(&f, v.name, "State");
         cr_assert_str_eq(before, "attached");
         RUN_OK("losetup", "-d", device);
-        wait_until(state_is, &(State) { &f, v.name, "detaching" }, NOTICE_SECONDS, "a device that was taken away is noticed");
+        wait_until(state_is, &(State) { &f, v.name, "detaching" }, NOTICE_SECONDS,
+                   "a device that was taken away is noticed");
         cr_assert_eq(try_detach(&f, v.name), ERROR_NONE);
         watch_done(&f, target, &(Volume) { .image = image });
 }
@@ -243,7 +247,8 @@ Test(watch, device_detached)
 /* Binds a directory and unmounts it again for so many seconds; exit status 0 if it kept about that rate. */
 static pid_t churn_start(Fixture *f, unsigned seconds)
 {
-        _cleanup_free_ char *source = format("%s/churn-source", f->runtime_dir), *target = format("%s/churn-target", f->runtime_dir);
+        _cleanup_free_ char *source = format("%s/churn-source", f->runtime_dir),
+                            *target = format("%s/churn-target", f->runtime_dir);
         double begin = now_seconds();
         unsigned n = 0;
 
@@ -268,11 +273,13 @@ static pid_t churn_start(Fixture *f, unsigned seconds)
 
 static void churn_end(Fixture *f, pid_t pid)
 {
-        _cleanup_free_ char *source = format("%s/churn-source", f->runtime_dir), *target = format("%s/churn-target", f->runtime_dir);
+        _cleanup_free_ char *source = format("%s/churn-source", f->runtime_dir),
+                            *target = format("%s/churn-target", f->runtime_dir);
         int status;
 
         cr_assert_eq(waitpid(pid, &status, 0), pid);
-        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "too few mounts, or none: wait status %#x", (unsigned) status);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "too few mounts, or none: wait status %#x",
+                  (unsigned) status);
         cr_assert(rmdir(source) >= 0 && rmdir(target) >= 0, "%s", strerror(errno));
 }
 
@@ -294,12 +301,14 @@ static void others_mount(Source source)
         if (source == SOURCE_FANOTIFY)
                 cr_assert_eq(looks, 0, "looked %ju times at what others mount", (uintmax_t) looks);
         else
-                cr_assert(looks >= 1 && (double) looks <= seconds + 1, "looked %ju times in %.1f s", (uintmax_t) looks, seconds);
+                cr_assert(looks >= 1 && (double) looks <= seconds + 1, "looked %ju times in %.1f s", (uintmax_t) looks,
+                          seconds);
 
         /* among so many events its own are not missed */
         churn = churn_start(&f, CHURN_SECONDS);
         unmount_by_hand(target);
-        wait_until(publishes_are, &(Count) { &f, 0 }, NOTICE_SECONDS, "an unmounted target is noticed among the mounts of others");
+        wait_until(publishes_are, &(Count) { &f, 0 }, NOTICE_SECONDS,
+                   "an unmounted target is noticed among the mounts of others");
         churn_end(&f, churn);
         watch_done(&f, target, &v);
 }
