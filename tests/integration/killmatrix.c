@@ -399,6 +399,20 @@ static void matrix_arm(Matrix *x, const char *point, unsigned hit, const char *a
         cr_assert(rename(temporary, x->spec) >= 0);
 }
 
+/*
+ * Whether the point was reached as often as in the undisturbed run. A retry, such as of LOOP_CONFIGURE on a device that another process of the
+ * machine was faster to take, happens then and not now; the first time always comes.
+ */
+static bool matrix_fired(Matrix *x)
+{
+        if (!spec_is_gone(x))
+                (void) reconcile_look(x, NULL);
+        if (unlink(x->spec) < 0)
+                return true; /* whoever did it has removed it */
+        fprintf(stderr, "%s: not reached\n", x->label);
+        return false;
+}
+
 static void matrix_case(Matrix *x, const char *point, unsigned hit, const char *action)
 {
         _cleanup_free_ char *text = NULL;
@@ -411,7 +425,10 @@ static void matrix_case(Matrix *x, const char *point, unsigned hit, const char *
         matrix_settle(x);
         matrix_arm(x, point, hit, action);
         ErrorCode code = x->s->request(x, &text);
-        wait_until(spec_is_gone, x, FIRE_SECONDS, x->label);
+        if (hit > 1 && !matrix_fired(x))
+                agent_dies = false;
+        else
+                wait_until(spec_is_gone, x, FIRE_SECONDS, x->label);
         if (agent_dies) {
                 cr_assert_eq(waitpid(x->f.agent, NULL, 0), x->f.agent, "%s: %s", x->label, strerror(errno));
                 x->f.agent = 0;
