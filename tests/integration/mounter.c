@@ -6,7 +6,9 @@
  */
 
 #include <criterion/criterion.h>
+#include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
@@ -306,6 +308,26 @@ Test(mounter, properties)
         cr_assert_str_eq(kind, "loop");
 }
 
+/* Whether the mounter has the image open that it makes, or has made it: its call has begun. */
+static bool image_is_being_made(void *arg)
+{
+        _cleanup_free_ char *dir_path = NULL;
+
+        if (access(arg, F_OK) >= 0)
+                return true;
+        cr_assert(asprintf(&dir_path, "/proc/%d/fd", c.pid) >= 0);
+        _cleanup_closedir_ DIR *dir = opendir(dir_path);
+        for (struct dirent *d; dir && (d = readdir(dir));) {
+                char link[PATH_MAX];
+                ssize_t n = readlinkat(dirfd(dir), d->d_name, link, sizeof(link) - 1);
+
+                if (n > 0 && (size_t) n > strlen(f.image_dir) && strncmp(link, f.image_dir, strlen(f.image_dir)) == 0 &&
+                    link[strlen(f.image_dir)] == '/')
+                        return true;
+        }
+        return false;
+}
+
 /* berthd is killed while a Create runs: the work is finished, and the process ends by itself with status 0. */
 Test(mounter, finishes_when_the_connection_closes)
 {
@@ -322,6 +344,8 @@ Test(mounter, finishes_when_the_connection_closes)
         cr_assert(sd_bus_send(c.bus, m, NULL) >= 0);
         cr_assert(sd_bus_flush(c.bus) >= 0);
         m = sd_bus_message_unref(m);
+        /* a call that has not begun when its caller dies does not begin any more */
+        wait_until(image_is_being_made, path, 20, "the image is being made");
         mounter_client_disconnect(&c);
         cr_assert(waitpid(c.pid, &status, 0) == c.pid);
         cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status 0x%x", (unsigned) status);

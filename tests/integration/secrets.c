@@ -113,7 +113,7 @@ static void check_process(pid_t pid, void *arg)
 /* Files of berth, its processes, and what people are shown. */
 static void expect_nowhere(bool memory)
 {
-        _cleanup_free_ char *out = NULL, *ctl = executable_path(&f, "berthctl");
+        _cleanup_free_ char *out = NULL, *errors = NULL, *ctl = executable_path(&f, "berthctl");
         static const char *const verbs[] = { "list", "status", "reconcile" }; /* the last asks the mounters, which may be stopped */
 
         RUN_OK("sh", "-c", "! grep -r -a -e \"$1\" -e \"$2\" \"$0\"/run \"$0\"/state \"$0\"/berthd.log", f.dir, SECRET_TEXT, SECRET_BASE64);
@@ -122,7 +122,7 @@ static void expect_nowhere(bool memory)
                 cr_assert_eq(run((char *[]) { ctl, (char *) verbs[i], "--json", NULL }, &shown, NULL), 0);
                 expect_not_in_text(verbs[i], shown);
         }
-        if (run((char *[]) { ctl, "explain", target, NULL }, &out, &(char *) { NULL }) == 0)
+        if (run((char *[]) { ctl, "explain", target, NULL }, &out, &errors) == 0)
                 expect_not_in_text("explain", out);
         processes_foreach(check_process, &memory);
 }
