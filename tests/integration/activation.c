@@ -26,7 +26,7 @@ static int bound_socket(const char *path, int type)
         int fd = socket(AF_UNIX, type, 0);
 
         cr_assert(fd >= 0 && strlen(path) < sizeof(address.sun_path));
-        strcpy(address.sun_path, path);
+        memcpy(address.sun_path, path, strlen(path) + 1);
         cr_assert_eq(bind(fd, (struct sockaddr *) &address, sizeof(address)), 0, "bind(%s): %m", path);
         return fd;
 }

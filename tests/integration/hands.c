@@ -398,7 +398,8 @@ Test(hands, read_only_after_an_error)
                 cr_skip("the kernel cannot be asked to see an error: %s", strerror(errno));
         cr_assert_eq(RUN("sync", "--file-system", s.target), 0); /* what the journal does not hold yet is lost by such an error */
         write_text(trigger, "1");
-        cr_assert(open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) < 0 && errno == EROFS);
+        int fd = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        cr_assert(fd < 0 && errno == EROFS);
 
         /* told, and left: a pod can still read */
         wait_until(property_is, &(Wanted) { &s, "Health", "degraded" }, GONE_SECONDS, "the agent sees it");
