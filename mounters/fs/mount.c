@@ -135,7 +135,9 @@ int fs_mount(const FsMountParams *p, uint64_t *ret_mount_id, Error *err)
 {
         bool mounted = false;
         FAULT_POINT("stage.before-mkdir");
-        int r = mkdir_parents(p->staging_path, 0700);
+        int r = mkdir(p->staging_path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+        if (r == -ENOENT) /* its parents are there but for the first time */
+                r = mkdir_parents(p->staging_path, 0700);
         if (r < 0)
                 return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot make the directory %s: %s", p->staging_path,
                                  strerror(-r));
