@@ -27,6 +27,7 @@
 #include "build.h"
 #include "mounters/fs/bind.h"
 #include "mounters/fs/mount.h"
+#include "mounters/fs/target.h"
 #include "protocol/bus-util.h"
 #include "protocol/names.h"
 
@@ -140,6 +141,7 @@ typedef enum MethodFlags {
         METHOD_ENDS_LOCK_FAILED = 1 << 4, /* likewise if it fails */
         METHOD_ATTACHES = 1 << 5,         /* attaches first, if asked */
         METHOD_DETACHES = 1 << 6,         /* detaches afterwards, if asked */
+        METHOD_LOOKS_AT_TARGET = 1 << 7,  /* fails if nothing could be published at the target */
 } MethodFlags;
 
 static int no_device(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
@@ -162,7 +164,7 @@ static const struct Method {
         unsigned flags;
         unsigned answer;
 } methods[] = {
-        { "Resolve", SLOT(resolve), not_supported, 0, ANSWER_IDENTITY | ANSWER_CREATE },
+        { "Resolve", SLOT(resolve), not_supported, METHOD_LOOKS_AT_TARGET, ANSWER_IDENTITY | ANSWER_CREATE },
         { "Create", SLOT(create), not_supported,
           LOCKED | METHOD_MUST_FINISH | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
         { "Attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE },
@@ -458,10 +460,26 @@ static int attach_first(Mounter *m, MounterVolume *v, MounterResult *result, Err
         return str_replace(&v->device, result->device) < 0 ? error_oom(err) : 0;
 }
 
+/* Before anything is made, and a blank volume formatted, for a target that cannot be. Publish looks again. */
+static int look_at_target(Mounter *m, const MounterVolume *v, Error *err)
+{
+        _cleanup_target_ Target t = TARGET_INIT;
+        int r = target_parse(v->target, &m->settings, &t, err);
+        if (r < 0)
+                return r;
+
+        _cleanup_close_ int fd = target_open(&t, err);
+        return fd < 0 ? fd : 0;
+}
+
 static int run_slots(Mounter *m, const struct Method *method, MounterVolume *v, MounterResult *result, Error *err)
 {
         int r = 0;
 
+        if ((method->flags & METHOD_LOOKS_AT_TARGET) && v->target)
+                r = look_at_target(m, v, err);
+        if (r < 0)
+                return r;
         if ((method->flags & METHOD_ATTACHES) && v->attach && m->ops->attach)
                 r = attach_first(m, v, result, err);
         if (r >= 0)
