@@ -292,6 +292,7 @@ void operation_run_step(Operation *op, Step step)
 {
         op->step = step;
         op->n_attempts = 0;
+        op->timed_out = false; /* an answer may have come just before the signal did */
         op->retry_delay_usec = 0;
         op->progress_total = 0;
         operation_try_step(op);
