@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * File systems on block devices: DESIGN's format rule. The one promise kept here: no data is ever destroyed.
+ * File systems on block devices: the format rule. The one promise kept here: no data is ever destroyed.
  *
  *      filtered probe for the expected file system → found → fsck if its superblock asks → mount
  *      otherwise full probe → something found → FILESYSTEM_MISMATCH or NOT_BLANK
