@@ -178,7 +178,8 @@ static LoopBinding *table_binding(LoopTable *t, unsigned number)
 }
 
 /* 1: this device shows the inode, 0: it does not. */
-static int table_look(LoopTable *t, unsigned number, ino_t sysfs_inode, dev_t device, uint64_t inode, LoopDevice *ret)
+static int table_look(LoopTable *t, unsigned number, ino_t sysfs_inode, dev_t device, uint64_t inode,
+                      LoopDevice *ret)
 {
         LoopBinding *b = table_binding(t, number);
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
@@ -246,12 +247,14 @@ int loop_find(LoopTable *t, dev_t device, uint64_t inode, LoopDevice *ret, Error
                         continue; /* not bound */
                 r = table_look(t, number, st.st_ino, device, inode, &one);
                 if (r < 0)
-                        return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot look at /dev/loop%u: %s", number, strerror(-r));
+                        return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot look at /dev/loop%u: %s", number,
+                                         strerror(-r));
                 if (r == 0)
                         continue;
                 if (found.fd >= 0)
                         return error_set(err, ERROR_CONFLICT, EBUSY,
-                                         "The image is attached twice, as /dev/loop%u and /dev/loop%u: its data is at risk",
+                                         "The image is attached twice, as /dev/loop%u and /dev/loop%u: its "
+                                         "data is at risk",
                                          found.number, number);
                 found = one;
                 one = LOOP_DEVICE_INIT;
@@ -274,13 +277,15 @@ int loop_each(LoopTable *t, int (*f)(const LoopDevice *d, void *userdata), void 
                 _cleanup_loop_device_ LoopDevice one = LOOP_DEVICE_INIT;
                 unsigned number;
 
-                if (!loop_number(e->d_name, &number) || !sysfs_is_bound(number, NULL) || device_look(number, &one) <= 0)
+                if (!loop_number(e->d_name, &number) || !sysfs_is_bound(number, NULL) ||
+                    device_look(number, &one) <= 0)
                         continue;
                 r = f(&one, userdata);
                 if (r == -ENOMEM)
                         return error_oom(err);
                 if (r < 0)
-                        return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot list /dev/loop%u: %s", number, strerror(-r));
+                        return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot list /dev/loop%u: %s", number,
+                                         strerror(-r));
         }
         return 0;
 }
@@ -374,10 +379,12 @@ int loop_refresh_size(const LoopDevice *d, uint64_t *ret_size, Error *err)
 {
         FAULT_POINT("loop.before-capacity");
         if (ioctl(d->fd, LOOP_SET_CAPACITY, 0) < 0)
-                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot refresh the size of /dev/loop%u: %m", d->number);
+                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot refresh the size of /dev/loop%u: %m",
+                                 d->number);
         FAULT_POINT("loop.after-capacity");
         if (ioctl(d->fd, BLKGETSIZE64, ret_size) < 0)
-                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the size of /dev/loop%u: %m", d->number);
+                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the size of /dev/loop%u: %m",
+                                 d->number);
         return 0;
 }
 
@@ -413,6 +420,6 @@ int loop_unbind(LoopDevice *d, Error *err)
                 pause_briefly(i);
         }
         _cleanup_free_ char *holders = fs_holders(d->device_number);
-        return error_set(err, ERROR_BUSY, EBUSY, "/dev/loop%u is still in use%s%s", d->number, holders ? " by " : "",
-                         holders ? holders : "");
+        return error_set(err, ERROR_BUSY, EBUSY, "/dev/loop%u is still in use%s%s", d->number,
+                         holders ? " by " : "", holders ? holders : "");
 }

@@ -54,8 +54,8 @@ static int allocation_option(const char *value, ImageAllocation *ret, Error *err
         else if (strcmp(value, "reserved") == 0)
                 *ret = ALLOCATION_RESERVED;
         else
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Option allocation='%s' is neither sparse nor reserved",
-                                 value);
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "Option allocation='%s' is neither sparse nor reserved", value);
         return 0;
 }
 
@@ -72,7 +72,8 @@ int image_options_read(const StrMap *source, ImageOptions *ret, Error *err)
                 else if (strcmp(e->key, "allocation") == 0)
                         r = allocation_option(e->value, &o.allocation, err);
                 else
-                        r = error_set(err, ERROR_UNKNOWN_OPTION, EINVAL, "Driver loop has no option '%s'", e->key);
+                        r = error_set(err, ERROR_UNKNOWN_OPTION, EINVAL, "Driver loop has no option '%s'",
+                                      e->key);
                 if (r < 0)
                         return r;
         }
@@ -100,7 +101,8 @@ static const char *path_below(const char *path, const char *directory)
 }
 
 /* Which of the configured directories a path belongs to, by its letters alone; openat2(2) sees to it that it stays there. */
-static int path_split(const Mounter *m, const char *path, const char **ret_directory, const char **ret_relative, Error *err)
+static int path_split(const Mounter *m, const char *path, const char **ret_directory, const char **ret_relative,
+                      Error *err)
 {
         char *const *directories = m->settings.loop_directories;
 
@@ -126,10 +128,12 @@ static int image_error(const char *path, int r, Error *err)
         case ENOENT:
                 return error_set(err, ERROR_IMAGE_NOT_FOUND, r, "Image %s does not exist", path);
         case ENOTDIR:
-                return error_set(err, ERROR_IMAGE_NOT_FOUND, r, "Image %s: something on the way is not a directory", path);
+                return error_set(err, ERROR_IMAGE_NOT_FOUND, r,
+                                 "Image %s: something on the way is not a directory", path);
         case EXDEV:
         case ELOOP:
-                return error_set(err, ERROR_IMAGE_FORBIDDEN, r, "Image %s leads out of the directory for images", path);
+                return error_set(err, ERROR_IMAGE_FORBIDDEN, r,
+                                 "Image %s leads out of the directory for images", path);
         case ENAMETOOLONG:
                 return error_set(err, ERROR_INVALID_ARGUMENT, r, "Image %s has too long a name", path);
         default:
@@ -181,7 +185,8 @@ static int image_check(const char *path, Image *i, Error *err)
         if (!S_ISREG(st.st_mode))
                 return error_set(err, ERROR_IMAGE_INVALID, EINVAL, "Image %s is not a regular file", path);
         if (st.st_nlink != 1)
-                return error_set(err, ERROR_IMAGE_INVALID, EMLINK, "Image %s has %ju hard links", path, (uintmax_t) st.st_nlink);
+                return error_set(err, ERROR_IMAGE_INVALID, EMLINK, "Image %s has %ju hard links", path,
+                                 (uintmax_t) st.st_nlink);
         i->device = st.st_dev;
         i->inode = st.st_ino;
         i->size = (uint64_t) st.st_size;
@@ -224,7 +229,8 @@ int image_reopen(Image *i, int flags, Error *err)
                 (void) nanosleep(&(struct timespec) { .tv_nsec = CLAIM_WAIT_NSEC }, NULL); /* claimed by another mounter */
         }
         if (fd < 0)
-                return error_set(err, errno == EWOULDBLOCK ? ERROR_BUSY : ERROR_DEVICE_ERROR, errno, "Cannot open the image: %m");
+                return error_set(err, errno == EWOULDBLOCK ? ERROR_BUSY : ERROR_DEVICE_ERROR, errno,
+                                 "Cannot open the image: %m");
         close_fd(i->fd);
         i->fd = fd;
         return 0;
@@ -248,14 +254,16 @@ int image_open_volume(Mounter *m, const MounterVolume *v, int flags, Image *ret,
         uint64_t inode;
 
         if (!v->key || image_parse_key(v->key, &device, &inode) < 0)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%s' is not the key of a loop volume", str_or(v->key, ""));
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%s' is not the key of a loop volume",
+                                 str_or(v->key, ""));
         int r = image_options_read(&v->source, &o, err);
         if (r >= 0)
                 r = image_open(m, &o, &image, err);
         if (r < 0)
                 return r;
         if (image.device != device || image.inode != inode)
-                return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "Image %s has been exchanged for another file", o.path);
+                return error_set(err, ERROR_DEVICE_CHANGED, ESTALE,
+                                 "Image %s has been exchanged for another file", o.path);
         r = image_reopen(&image, flags, err);
         if (r < 0)
                 return r;
@@ -302,7 +310,8 @@ char *image_lasting_id(const Image *i)
         if (statx(i->fd, "", AT_EMPTY_PATH, STATX_INO | STATX_BTIME, &sx) < 0)
                 return NULL;
         if (sx.stx_mask & STATX_BTIME)
-                n = asprintf(&s, "loop-%" PRIu64 "-%lld.%09u", i->inode, (long long) sx.stx_btime.tv_sec, sx.stx_btime.tv_nsec);
+                n = asprintf(&s, "loop-%" PRIu64 "-%lld.%09u", i->inode, (long long) sx.stx_btime.tv_sec,
+                             sx.stx_btime.tv_nsec);
         else
                 n = asprintf(&s, "loop-%" PRIu64 "-dev-%u-%u", i->inode, major(i->device), minor(i->device));
         return n < 0 ? NULL : s;
@@ -334,11 +343,13 @@ static int new_image_locate(Mounter *m, const ImageOptions *o, bool make_root, N
 
         const char *slash = strrchr(relative, '/'), *name = slash ? slash + 1 : relative;
         if (!*name || strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || strlen(name) > NAME_MAX)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Option path='%s' does not end in a file name", o->path);
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "Option path='%s' does not end in a file name", o->path);
         if (make_root) {
                 r = mkdir_parents(directory, 0700);
                 if (r < 0)
-                        return error_set(err, ERROR_NO_SPACE, r, "Cannot make the directory %s: %s", directory, strerror(-r));
+                        return error_set(err, ERROR_NO_SPACE, r, "Cannot make the directory %s: %s", directory,
+                                         strerror(-r));
         }
         n->at_top = !slash;
         n->name = strdup(name);
@@ -352,7 +363,8 @@ static int new_image_locate(Mounter *m, const ImageOptions *o, bool make_root, N
                 return image_error(o->path, -errno, err);
         n->directory_fd = open_in_directory(root_fd, parent, O_RDONLY | O_DIRECTORY);
         if (n->directory_fd == -ENOENT)
-                return error_set(err, ERROR_IMAGE_NOT_FOUND, ENOENT, "The directory of image %s does not exist", o->path);
+                return error_set(err, ERROR_IMAGE_NOT_FOUND, ENOENT, "The directory of image %s does not exist",
+                                 o->path);
         return n->directory_fd < 0 ? image_error(o->path, n->directory_fd, err) : 0;
 }
 
@@ -378,9 +390,11 @@ int image_creation_key(Mounter *m, const ImageOptions *o, char **ret, Error *err
         }
         if (n.directory_fd >= 0) {
                 if (fstat(n.directory_fd, &st) < 0)
-                        return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot look at the directory of %s: %m", o->path);
+                        return error_set(err, ERROR_DEVICE_ERROR, errno,
+                                         "Cannot look at the directory of %s: %m", o->path);
                 if (fstatat(n.directory_fd, n.name, &(struct stat){}, AT_SYMLINK_NOFOLLOW) >= 0)
-                        return error_set(err, ERROR_IMAGE_NOT_FOUND, ENOENT, "Image %s is a dangling symbolic link", o->path);
+                        return error_set(err, ERROR_IMAGE_NOT_FOUND, ENOENT,
+                                         "Image %s is a dangling symbolic link", o->path);
         }
         hash = hash_add(hash, &st.st_dev, sizeof(st.st_dev));
         hash = hash_add(hash, &st.st_ino, sizeof(st.st_ino));
@@ -391,9 +405,11 @@ int image_creation_key(Mounter *m, const ImageOptions *o, char **ret, Error *err
 static int storage_error(const NewImage *n, const char *what, int r, Error *err)
 {
         if (r == -ENOSPC || r == -EDQUOT)
-                return error_set(err, ERROR_NO_SPACE, r, "The file system that is to hold image %s is full", n->path);
+                return error_set(err, ERROR_NO_SPACE, r, "The file system that is to hold image %s is full",
+                                 n->path);
         if (r == -EFBIG)
-                return error_set(err, ERROR_INVALID_ARGUMENT, r, "Image %s would be larger than its file system can hold", n->path);
+                return error_set(err, ERROR_INVALID_ARGUMENT, r,
+                                 "Image %s would be larger than its file system can hold", n->path);
         return error_set(err, ERROR_FORMAT_FAILED, r, "Cannot %s image %s: %s", what, n->path, strerror(-r));
 }
 
@@ -436,7 +452,8 @@ static int new_image_publish(const NewImage *n, int fd, const char *temporary)
 }
 
 /* Size, file system, memory; everything durable before the file gets its name. */
-static int new_image_fill(Mounter *m, const ImageOptions *o, const char *fs_type, const NewImage *n, const Image *i, Error *err)
+static int new_image_fill(Mounter *m, const ImageOptions *o, const char *fs_type, const NewImage *n,
+                          const Image *i, Error *err)
 {
         _cleanup_free_ char *identity = image_identity(i), *lasting_id = image_lasting_id(i);
         char path[40], uuid[37];
@@ -478,7 +495,8 @@ static void explain_full(const NewImage *n, Error *err)
             st.f_bavail * st.f_frsize >= UINT64_C(1024) * 1024)
                 return;
         _cleanup_free_ char *text = TAKE_PTR(err->text);
-        error_set(err, ERROR_NO_SPACE, ENOSPC, "The file system that is to hold image %s is full: %s", n->path, str_or(text, ""));
+        error_set(err, ERROR_NO_SPACE, ENOSPC, "The file system that is to hold image %s is full: %s", n->path,
+                  str_or(text, ""));
 }
 
 int image_create(Mounter *m, const ImageOptions *o, const char *fs_type, Error *err)
@@ -492,8 +510,9 @@ int image_create(Mounter *m, const ImageOptions *o, const char *fs_type, Error *
                 return error_errno(err);
 
         if (o->size < block_minimum_size(type))
-                return error_set(err, ERROR_TOO_SMALL, EINVAL, "%" PRIu64 " bytes are too small for %s, which needs %" PRIu64,
-                                 o->size, type, block_minimum_size(type));
+                return error_set(err, ERROR_TOO_SMALL, EINVAL,
+                                 "%" PRIu64 " bytes are too small for %s, which needs %" PRIu64, o->size, type,
+                                 block_minimum_size(type));
         int r = new_image_locate(m, o, true, &n, err);
         if (r < 0)
                 return r;
@@ -535,8 +554,8 @@ int image_grow(Image *i, const ImageOptions *o, uint64_t size, Error *err)
         if (r >= 0)
                 r = fsync(i->fd);
         if (r < 0)
-                return error_set(err, errno == ENOSPC || errno == EDQUOT ? ERROR_NO_SPACE : ERROR_GROW_FAILED, errno,
-                                 "Cannot grow image %s to %" PRIu64 " bytes: %m", o->path, aligned);
+                return error_set(err, errno == ENOSPC || errno == EDQUOT ? ERROR_NO_SPACE : ERROR_GROW_FAILED,
+                                 errno, "Cannot grow image %s to %" PRIu64 " bytes: %m", o->path, aligned);
         i->size = aligned;
         return 0;
 }
@@ -553,8 +572,9 @@ char *image_shortage(const Image *i)
         if (allocated >= (uint64_t) st.st_size || (uint64_t) st.st_size - allocated <= free_bytes)
                 return NULL;
         return asprintf(&text,
-                        "the file system that holds the image has %" PRIu64 " bytes free, but the sparse image may still take %" PRIu64,
-                        free_bytes, (uint64_t) st.st_size - allocated) < 0 ?
-                       NULL :
-                       text;
+                        "the file system that holds the image has %" PRIu64
+                        " bytes free, but the sparse image may still take %" PRIu64,
+                        free_bytes, (uint64_t) st.st_size - allocated) < 0
+                               ? NULL
+                               : text;
 }

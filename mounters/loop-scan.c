@@ -36,7 +36,8 @@ static bool image_is_ours(Mounter *m, const char *path, const Image *image)
         const ImageOptions o = { .path = path };
         _cleanup_image_ Image i = IMAGE_INIT;
 
-        return path && *path == '/' && image_open(m, &o, &i, NULL) >= 0 && i.device == image->device && i.inode == image->inode;
+        return path && *path == '/' && image_open(m, &o, &i, NULL) >= 0 && i.device == image->device &&
+               i.inode == image->inode;
 }
 
 static int device_fill(Mounter *m, const LoopDevice *d, MounterDevice *ret)

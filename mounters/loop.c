@@ -28,7 +28,8 @@ static LoopTable *table;
 static int volume_inode(const MounterVolume *v, dev_t *ret_device, uint64_t *ret_inode, Error *err)
 {
         if (!v->key || image_parse_key(v->key, ret_device, ret_inode) < 0)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%s' is not the key of a loop volume", str_or(v->key, ""));
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%s' is not the key of a loop volume",
+                                 str_or(v->key, ""));
         return 0;
 }
 
@@ -108,9 +109,11 @@ static int device_adopt(LoopDevice *d, const MounterVolume *v, MounterResult *r,
         bool own = loop_device_is_own(d, v->key);
 
         if (d->info.lo_offset != 0 || d->info.lo_sizelimit != 0)
-                return error_set(err, ERROR_CONFLICT, EBUSY, "The image is attached as /dev/loop%u, but only in part", d->number);
+                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                 "The image is attached as /dev/loop%u, but only in part", d->number);
         if ((d->info.lo_flags & LO_FLAGS_READ_ONLY) && !v->read_only)
-                return error_set(err, ERROR_READ_ONLY_STAGE, EROFS, "The image is attached read-only as /dev/loop%u", d->number);
+                return error_set(err, ERROR_READ_ONLY_STAGE, EROFS,
+                                 "The image is attached read-only as /dev/loop%u", d->number);
         if (own) {
                 int k = loop_clear_autoclear(d, err);
                 if (k < 0)
@@ -121,7 +124,9 @@ static int device_adopt(LoopDevice *d, const MounterVolume *v, MounterResult *r,
 
 static int device_bind(Mounter *m, const MounterVolume *v, const Image *image, LoopDevice *ret, Error *err)
 {
-        return loop_bind(image, v->key, (v->read_only ? LOOP_READ_ONLY : 0) | (m->settings.loop_direct_io ? LOOP_DIRECT_IO : 0),
+        return loop_bind(image, v->key,
+                         (v->read_only ? LOOP_READ_ONLY : 0) |
+                                         (m->settings.loop_direct_io ? LOOP_DIRECT_IO : 0),
                          ret, err);
 }
 
@@ -129,7 +134,8 @@ static int device_bind(Mounter *m, const MounterVolume *v, const Image *image, L
  * Somebody has the image open, or its file system knows no leases. The kernel does not see to it that an inode has one device only,
  * and an operator does not know of our locks: so what was bound meanwhile is looked for afterwards, and then ours gives way.
  */
-static int device_bind_contended(Mounter *m, const MounterVolume *v, const Image *image, LoopDevice *ret, Error *err)
+static int device_bind_contended(Mounter *m, const MounterVolume *v, const Image *image, LoopDevice *ret,
+                                 Error *err)
 {
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT, seen = LOOP_DEVICE_INIT;
         _cleanup_error_ Error e = ERROR_INIT;
@@ -250,7 +256,8 @@ static int storage_flush(const LoopStorage *s, Error *err)
         _cleanup_close_ int device_fd = open(s->volume->device, O_RDONLY | O_CLOEXEC);
 
         if (device_fd < 0 || fsync(device_fd) < 0 || fsync(s->image.fd) < 0)
-                return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot flush %s and its image: %m", s->volume->device);
+                return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot flush %s and its image: %m",
+                                 s->volume->device);
         return 0;
 }
 
@@ -271,7 +278,8 @@ static int storage_extents(void *userdata, int (*found)(const BlockExtent *e, vo
                         return 0; /* no more data up to the end */
                 off_t end = data < 0 ? -1 : lseek(s->image.fd, data, SEEK_HOLE);
                 if (end < 0)
-                        return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot find the extents of the image: %m");
+                        return error_set(err, ERROR_DEVICE_ERROR, errno,
+                                         "Cannot find the extents of the image: %m");
                 BlockExtent e = { .offset = (uint64_t) data, .size = (uint64_t) (end - data) };
                 r = found(&e, arg);
                 if (r < 0)
@@ -288,17 +296,19 @@ static int storage_verify(void *userdata, char **ret_version, Error *err)
         int r = loop_open(s->volume->device, s->image.device, s->image.inode, &d, err);
 
         if (r == 0)
-                return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show image inode %" PRIu64 " any more",
-                                 s->volume->device, s->image.inode);
+                return error_set(err, ERROR_DEVICE_CHANGED, ESTALE,
+                                 "%s does not show image inode %" PRIu64 " any more", s->volume->device,
+                                 s->image.inode);
         if (r > 0)
                 r = storage_flush(s, err);
         if (r < 0)
                 return r;
         if (statx(s->image.fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &sx) < 0)
                 return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot look at the image: %m");
-        if (asprintf(ret_version, "c%lld.%09u m%lld.%09u b%lld.%09u s%llu", (long long) sx.stx_ctime.tv_sec, sx.stx_ctime.tv_nsec,
-                     (long long) sx.stx_mtime.tv_sec, sx.stx_mtime.tv_nsec, (long long) sx.stx_btime.tv_sec,
-                     sx.stx_btime.tv_nsec, (unsigned long long) sx.stx_size) < 0)
+        if (asprintf(ret_version, "c%lld.%09u m%lld.%09u b%lld.%09u s%llu", (long long) sx.stx_ctime.tv_sec,
+                     sx.stx_ctime.tv_nsec, (long long) sx.stx_mtime.tv_sec, sx.stx_mtime.tv_nsec,
+                     (long long) sx.stx_btime.tv_sec, sx.stx_btime.tv_nsec,
+                     (unsigned long long) sx.stx_size) < 0)
                 return error_oom(err);
         return 0;
 }
@@ -315,9 +325,10 @@ static int loop_storage_init(LoopStorage *s, Mounter *m, const MounterVolume *v,
         /* Its number may have gone to another image since berthd recorded it: then that one's data would be mounted for ours. */
         r = loop_open(v->device, s->image.device, s->image.inode, &d, err);
         if (r <= 0)
-                return r < 0 ? r :
-                               error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show image inode %" PRIu64 " any more",
-                                         v->device, s->image.inode);
+                return r < 0 ? r
+                             : error_set(err, ERROR_DEVICE_CHANGED, ESTALE,
+                                         "%s does not show image inode %" PRIu64 " any more", v->device,
+                                         s->image.inode);
 
         s->volume = v;
         s->lasting_id = image_lasting_id(&s->image);
@@ -348,7 +359,8 @@ static int shortage_explain(const LoopStorage *s, int r, Error *err)
                 return r;
         if (r >= 0) {
                 log_warning("Volume %s: %s", s->volume->key, shortage);
-        } else if (err->code == ERROR_MOUNT_FAILED || err->code == ERROR_FORMAT_FAILED || err->code == ERROR_DEVICE_ERROR) {
+        } else if (err->code == ERROR_MOUNT_FAILED || err->code == ERROR_FORMAT_FAILED ||
+                   err->code == ERROR_DEVICE_ERROR) {
                 _cleanup_free_ char *text = TAKE_PTR(err->text);
                 r = error_set(err, err->code, error_errno(err), "%s; %s", str_or(text, "It failed"), shortage);
         }
@@ -417,7 +429,8 @@ static int loop_expand(Mounter *m, const MounterVolume *v, MounterResult *r, Err
         if (v->size > INT64_MAX - UINT64_C(4096))
                 return error_set(err, ERROR_INVALID_ARGUMENT, EFBIG, "Size %" PRIu64 " is too large", v->size);
         if (v->size > 0 && v->size < image.size)
-                return error_set(err, ERROR_SHRINK, EINVAL, "Image %s has %" PRIu64 " bytes, %" PRIu64 " would be smaller", o.path,
+                return error_set(err, ERROR_SHRINK, EINVAL,
+                                 "Image %s has %" PRIu64 " bytes, %" PRIu64 " would be smaller", o.path,
                                  image.size, v->size);
         if (v->size > image.size) {
                 k = image_grow(&image, &o, v->size, err);

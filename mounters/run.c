@@ -102,7 +102,8 @@ static int attributes_fill(posix_spawnattr_t *a)
         return -e;
 }
 
-static int program_spawn(const char *path, char *const *argv, int output_fd, int lock_fd, int extra_fd, pid_t *ret)
+static int program_spawn(const char *path, char *const *argv, int output_fd, int lock_fd, int extra_fd,
+                         pid_t *ret)
 {
         static char locale[] = "LC_ALL=C", search[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin", home[] = "HOME=/";
         char *const environment[] = { locale, search, home, NULL };

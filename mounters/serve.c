@@ -164,22 +164,25 @@ static const struct Method {
         unsigned flags;
         unsigned answer;
 } methods[] = {
-        { "Resolve", SLOT(resolve), not_supported, METHOD_LOOKS_AT_TARGET, ANSWER_IDENTITY | ANSWER_CREATE },
-        { "Create", SLOT(create), not_supported,
-          LOCKED | METHOD_MUST_FINISH | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
-        { "Attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE },
-        { "Stage", SLOT(stage), not_supported, LOCKED | METHOD_ATTACHES, ANSWER_DEVICE | ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID },
-        { "Format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM },
-        { "Fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0 },
-        { "Publish", SLOT(publish), fs_publish, LOCKED, ANSWER_NEXT | ANSWER_MOUNT_ID },
-        { "Unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS },
-        { "Unstage", SLOT(unstage), fs_unstage, LOCKED | METHOD_DETACHES | METHOD_ENDS_LOCK, ANSWER_GONE },
-        { "Detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE },
-        { "Expand", SLOT(expand), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_SIZE },
-        { "Stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH },
-        { "Check", SLOT(check), fs_check, 0, ANSWER_PRESENCE | ANSWER_MOUNT_ID | ANSWER_HEALTH },
-        { "Forget", SLOT(forget), no_device, LOCKED | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0 },
-        { "Scan", SLOT(scan), no_device, 0, ANSWER_DEVICES },
+                {"Resolve", SLOT(resolve), not_supported, METHOD_LOOKS_AT_TARGET,
+                 ANSWER_IDENTITY | ANSWER_CREATE},
+                {"Create", SLOT(create), not_supported,
+                 LOCKED | METHOD_MUST_FINISH | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0},
+                {"Attach", SLOT(attach), no_device, LOCKED | METHOD_ENDS_LOCK_FAILED, ANSWER_DEVICE},
+                {"Stage", SLOT(stage), not_supported, LOCKED | METHOD_ATTACHES,
+                 ANSWER_DEVICE | ANSWER_NEXT | ANSWER_FILE_SYSTEM | ANSWER_MOUNT_ID},
+                {"Format", SLOT(format), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_FILE_SYSTEM},
+                {"Fsck", SLOT(fsck), not_supported, LOCKED | METHOD_MUST_FINISH, 0},
+                {"Publish", SLOT(publish), fs_publish, LOCKED, ANSWER_NEXT | ANSWER_MOUNT_ID},
+                {"Unpublish", SLOT(unpublish), fs_unpublish, METHOD_LOCKS, ANSWER_LAYERS},
+                {"Unstage", SLOT(unstage), fs_unstage, LOCKED | METHOD_DETACHES | METHOD_ENDS_LOCK,
+                 ANSWER_GONE},
+                {"Detach", SLOT(detach), no_device, LOCKED | METHOD_ENDS_LOCK, ANSWER_GONE},
+                {"Expand", SLOT(expand), not_supported, LOCKED | METHOD_MUST_FINISH, ANSWER_SIZE},
+                {"Stats", SLOT(stats), fs_stats, 0, ANSWER_USAGE | ANSWER_HEALTH},
+                {"Check", SLOT(check), fs_check, 0, ANSWER_PRESENCE | ANSWER_MOUNT_ID | ANSWER_HEALTH},
+                {"Forget", SLOT(forget), no_device, LOCKED | METHOD_ENDS_LOCK | METHOD_ENDS_LOCK_FAILED, 0},
+                {"Scan", SLOT(scan), no_device, 0, ANSWER_DEVICES},
 };
 
 static MounterSlot method_slot(const struct Method *method, const MounterOps *ops)
@@ -296,8 +299,8 @@ static int request_read(sd_bus_message *msg, MounterVolume *v, Error *err)
         if (r == -ENOMEM)
                 return error_oom(err);
         if (r < 0)
-                return error_set(err, ERROR_INVALID_ARGUMENT, r, "Cannot read %s%s of the request: %s", d.key ? "key " : "the keys",
-                                 d.key ? d.key : "", strerror(-r));
+                return error_set(err, ERROR_INVALID_ARGUMENT, r, "Cannot read %s%s of the request: %s",
+                                 d.key ? "key " : "the keys", d.key ? d.key : "", strerror(-r));
         if (!v->fs_type && str_replace(&v->fs_type, "") < 0)
                 return error_oom(err);
         return 0;
@@ -377,9 +380,10 @@ static int result_send(sd_bus_message *call, const struct Method *method, const 
         r = sd_bus_message_open_container(reply, 'a', "{sv}");
         for (size_t i = 0; r >= 0 && i < ELEMENTSOF(result_fields); i++)
                 if (result_fields[i].answer & method->answer)
-                        r = result_fields[i].type == FIELD_DEVICES ? devices_write(reply, result_fields[i].key, result)
-                                                                   : field_write(reply, result_fields[i].key, result_fields[i].type,
-                                        (const char *) result + result_fields[i].offset);
+                        r = result_fields[i].type == FIELD_DEVICES
+                                            ? devices_write(reply, result_fields[i].key, result)
+                                            : field_write(reply, result_fields[i].key, result_fields[i].type,
+                                                          (const char *) result + result_fields[i].offset);
         if (r >= 0)
                 r = sd_bus_message_close_container(reply);
         return r < 0 ? r : sd_bus_send(NULL, reply, NULL);
@@ -421,7 +425,8 @@ static int lock_take(Mounter *m, const struct Method *method, const MounterVolum
 
         int fd = lock_file_take(c->locks_fd, v->key);
         if (fd == -EWOULDBLOCK)
-                return error_set(err, ERROR_LOCKED, EBUSY, "Volume %s is locked by an operation that still runs", v->key);
+                return error_set(err, ERROR_LOCKED, EBUSY,
+                                 "Volume %s is locked by an operation that still runs", v->key);
         if (fd < 0)
                 return error_set(err, ERROR_RECORD_FAILED, fd, "Cannot take the lock file %s/locks/%s: %s",
                                  m->settings.runtime_dir, v->key, strerror(-fd));
@@ -435,7 +440,8 @@ static int lock_take(Mounter *m, const struct Method *method, const MounterVolum
 }
 
 /* While we hold the lock nobody else can: unlinking is safe, a new holder makes a new file. */
-static void lock_release(Mounter *m, const struct Method *method, const MounterVolume *v, const MounterResult *result, int r)
+static void lock_release(Mounter *m, const struct Method *method, const MounterVolume *v,
+                         const MounterResult *result, int r)
 {
         const Connection *c = m->connection;
 
@@ -490,7 +496,8 @@ static int run_slots(Mounter *m, const struct Method *method, MounterVolume *v, 
         return r;
 }
 
-static int method_run(Mounter *m, const struct Method *method, MounterVolume *v, MounterResult *result, Error *err)
+static int method_run(Mounter *m, const struct Method *method, MounterVolume *v, MounterResult *result,
+                      Error *err)
 {
         int r = lock_take(m, method, v, err);
 
@@ -636,9 +643,12 @@ static int usage(const char *kind)
 /* A directory below parent_fd (or an absolute path), made if it is missing. */
 static int directory_open(int parent_fd, const char *path, Error *err)
 {
-        int r = parent_fd == AT_FDCWD ? mkdir_parents(path, 0700) : mkdirat(parent_fd, path, 0700) < 0 ? -errno : 0;
+        int r = parent_fd == AT_FDCWD                ? mkdir_parents(path, 0700)
+                : mkdirat(parent_fd, path, 0700) < 0 ? -errno
+                                                     : 0;
         if (r < 0 && r != -EEXIST)
-                return error_set(err, ERROR_RECORD_FAILED, r, "Cannot make the directory %s: %s", path, strerror(-r));
+                return error_set(err, ERROR_RECORD_FAILED, r, "Cannot make the directory %s: %s", path,
+                                 strerror(-r));
 
         int fd = openat(parent_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         return fd < 0 ? error_set(err, ERROR_RECORD_FAILED, errno, "Cannot open the directory %s: %m", path) : fd;
@@ -673,7 +683,9 @@ static int connection_start(Mounter *m, Connection *c, Error *err)
                 r = sd_bus_add_object_vtable(c->bus, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, mounter_vtable, m);
         if (r >= 0)
                 r = sd_bus_start(c->bus);
-        return r < 0 ? error_set(err, ERROR_INTERNAL, r, "Cannot serve descriptor %d: %s", SERVER_FD, strerror(-r)) : 0;
+        return r < 0 ? error_set(err, ERROR_INTERNAL, r, "Cannot serve descriptor %d: %s", SERVER_FD,
+                                 strerror(-r))
+                     : 0;
 }
 
 /* Until the peer is gone, which is the normal end. */

@@ -161,7 +161,8 @@ int mount_id_at(int dir_fd, const char *path, uint64_t *ret_mount_id, bool *ret_
                   AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | AT_STATX_DONT_SYNC | (*path ? 0 : AT_EMPTY_PATH),
                   STATX_MNT_ID | STATX_MNT_ID_UNIQUE, &sx) < 0)
                 return -errno;
-        if (!(sx.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) || !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        if (!(sx.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) ||
+            !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
                 return -EOPNOTSUPP; /* before Linux 5.8 */
         if (ret_mount_id)
                 *ret_mount_id = sx.stx_mnt_id;

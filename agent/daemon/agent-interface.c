@@ -37,8 +37,8 @@ static int request_malformed(int r, const char *what, Error *err)
         switch (r) {
         case -E2BIG:
                 return error_set(err, ERROR_INVALID_ARGUMENT, E2BIG,
-                                 "%s is too large: at most %u entries of %u bytes are possible", what, REQUEST_OPTIONS_MAX,
-                                 REQUEST_STRING_MAX);
+                                 "%s is too large: at most %u entries of %u bytes are possible", what,
+                                 REQUEST_OPTIONS_MAX, REQUEST_STRING_MAX);
         case -EEXIST:
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "%s names a key twice", what);
         case -ENOMEM:
@@ -65,7 +65,8 @@ static int option_once(OptionReader *reader, const char *key)
                 if (strcmp(option_names[i], key) != 0)
                         continue;
                 if (reader->seen & 1U << i)
-                        return error_set(reader->err, ERROR_INVALID_ARGUMENT, EINVAL, "Option %s stands twice", key);
+                        return error_set(reader->err, ERROR_INVALID_ARGUMENT, EINVAL, "Option %s stands twice",
+                                         key);
                 reader->seen |= 1U << i;
         }
         return 0;
@@ -78,7 +79,8 @@ static int read_string_option(sd_bus_message *m, const char *key, const char *ty
         if (strcmp(type, "s") != 0 || sd_bus_message_read_basic(m, 's', &s) < 0)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Option %s must be a string", key);
         if (strlen(s) > REQUEST_STRING_MAX)
-                return error_set(err, ERROR_INVALID_ARGUMENT, E2BIG, "Option %s is longer than %u bytes", key, REQUEST_STRING_MAX);
+                return error_set(err, ERROR_INVALID_ARGUMENT, E2BIG, "Option %s is longer than %u bytes", key,
+                                 REQUEST_STRING_MAX);
         return str_replace(field, s) < 0 ? error_oom(err) : 0;
 }
 
@@ -90,8 +92,9 @@ static int set_option(const char *key, const char *type, sd_bus_message *m, void
                 const char *key;
                 char **field;
         } strings[] = {
-                { "fsType", &p->fs_type },           { "volumeName", &p->volume_name }, { "podName", &p->pod_name },
-                { "podNamespace", &p->pod_namespace }, { "podUid", &p->pod_uid },
+                        {"fsType", &p->fs_type},   {"volumeName", &p->volume_name},
+                        {"podName", &p->pod_name}, {"podNamespace", &p->pod_namespace},
+                        {"podUid", &p->pod_uid},
         };
         int r = option_once(reader, key);
 
@@ -104,7 +107,8 @@ static int set_option(const char *key, const char *type, sd_bus_message *m, void
         if (strcmp(key, "readOnly") == 0) {
                 int b;
                 if (strcmp(type, "b") != 0 || sd_bus_message_read_basic(m, 'b', &b) < 0)
-                        return error_set(reader->err, ERROR_INVALID_ARGUMENT, EINVAL, "Option readOnly must be a boolean");
+                        return error_set(reader->err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                         "Option readOnly must be a boolean");
                 p->read_only = b;
                 return 0;
         }
@@ -146,7 +150,8 @@ static int read_source(sd_bus_message *m, Operation *op, Error *err)
         if (r < 0)
                 return request_malformed(r, "The driver", err);
         if (!pool_kind_is_valid(driver))
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%.64s' is not a name of a driver", driver);
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%.64s' is not a name of a driver",
+                                 driver);
         if (str_replace(&op->params.driver, driver) < 0)
                 return error_oom(err);
         r = bus_read_strmap(m, &op->params.source);
@@ -219,7 +224,9 @@ static int read_volume_name(Operation *op, const char *name, Error *err)
 {
         if (!name || !*name)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "A volumeName is required");
-        return asprintf(&op->name, "name:%s", name) < 0 || str_replace(&op->volume_name, name) < 0 ? error_oom(err) : 0;
+        return asprintf(&op->name, "name:%s", name) < 0 || str_replace(&op->volume_name, name) < 0
+                               ? error_oom(err)
+                               : 0;
 }
 
 static int method_attach(sd_bus_message *call, void *userdata, sd_bus_error *e)
@@ -494,31 +501,39 @@ static int method_reconcile(sd_bus_message *call, void *userdata, sd_bus_error *
         return 1;
 }
 
-static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property, sd_bus_message *reply,
-                       void *userdata, sd_bus_error *e)
+static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property,
+                       sd_bus_message *reply, void *userdata, sd_bus_error *e)
 {
         return sd_bus_message_append(reply, "s", BERTH_VERSION);
 }
 
 static const sd_bus_vtable agent_vtable[] = {
-        SD_BUS_VTABLE_START(0),
-        SD_BUS_METHOD_WITH_NAMES("Mount", "aysa{ss}a{sv}",
-                                 SD_BUS_PARAM(target) SD_BUS_PARAM(driver) SD_BUS_PARAM(source) SD_BUS_PARAM(options), "o",
-                                 SD_BUS_PARAM(volume), method_mount, SD_BUS_VTABLE_SENSITIVE),
-        SD_BUS_METHOD_WITH_NAMES("Unmount", "ay", SD_BUS_PARAM(target), NULL, , method_unmount, 0),
-        SD_BUS_METHOD_WITH_NAMES("Attach", "sa{ss}a{sv}", SD_BUS_PARAM(driver) SD_BUS_PARAM(source) SD_BUS_PARAM(options),
-                                 "s", SD_BUS_PARAM(device), method_attach, SD_BUS_VTABLE_SENSITIVE),
-        SD_BUS_METHOD_WITH_NAMES("Detach", "s", SD_BUS_PARAM(volumeName), NULL, , method_detach, 0),
-        SD_BUS_METHOD_WITH_NAMES("Expand", "ayt", SD_BUS_PARAM(target) SD_BUS_PARAM(size), "t", SD_BUS_PARAM(newSize),
-                                 method_expand, 0),
-        SD_BUS_METHOD_WITH_NAMES("Stats", "ay", SD_BUS_PARAM(target), "a{sv}", SD_BUS_PARAM(stats), method_stats, 0),
-        SD_BUS_METHOD_WITH_NAMES("ListVolumes", NULL, , "aa{sv}", SD_BUS_PARAM(volumes), method_list_volumes, 0),
-        SD_BUS_METHOD_WITH_NAMES("Explain", "ay", SD_BUS_PARAM(name), "a{sv}", SD_BUS_PARAM(volume), method_explain, 0),
-        SD_BUS_METHOD_WITH_NAMES("GetStatus", NULL, , "a{sv}", SD_BUS_PARAM(status), method_get_status, 0),
-        SD_BUS_METHOD_WITH_NAMES("Reconcile", "b", SD_BUS_PARAM(dryRun), "aa{sv}", SD_BUS_PARAM(steps), method_reconcile, 0),
-        SD_BUS_METHOD_WITH_NAMES("Forget", "sb", SD_BUS_PARAM(volume) SD_BUS_PARAM(formatted), NULL, , method_forget, 0),
-        SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
-        SD_BUS_VTABLE_END,
+                SD_BUS_VTABLE_START(0),
+                SD_BUS_METHOD_WITH_NAMES("Mount", "aysa{ss}a{sv}",
+                                         SD_BUS_PARAM(target) SD_BUS_PARAM(driver) SD_BUS_PARAM(source)
+                                                         SD_BUS_PARAM(options),
+                                         "o", SD_BUS_PARAM(volume), method_mount, SD_BUS_VTABLE_SENSITIVE),
+                SD_BUS_METHOD_WITH_NAMES("Unmount", "ay", SD_BUS_PARAM(target), NULL, , method_unmount, 0),
+                SD_BUS_METHOD_WITH_NAMES("Attach", "sa{ss}a{sv}",
+                                         SD_BUS_PARAM(driver) SD_BUS_PARAM(source) SD_BUS_PARAM(options), "s",
+                                         SD_BUS_PARAM(device), method_attach, SD_BUS_VTABLE_SENSITIVE),
+                SD_BUS_METHOD_WITH_NAMES("Detach", "s", SD_BUS_PARAM(volumeName), NULL, , method_detach, 0),
+                SD_BUS_METHOD_WITH_NAMES("Expand", "ayt", SD_BUS_PARAM(target) SD_BUS_PARAM(size), "t",
+                                         SD_BUS_PARAM(newSize), method_expand, 0),
+                SD_BUS_METHOD_WITH_NAMES("Stats", "ay", SD_BUS_PARAM(target), "a{sv}", SD_BUS_PARAM(stats),
+                                         method_stats, 0),
+                SD_BUS_METHOD_WITH_NAMES("ListVolumes", NULL, , "aa{sv}", SD_BUS_PARAM(volumes),
+                                         method_list_volumes, 0),
+                SD_BUS_METHOD_WITH_NAMES("Explain", "ay", SD_BUS_PARAM(name), "a{sv}", SD_BUS_PARAM(volume),
+                                         method_explain, 0),
+                SD_BUS_METHOD_WITH_NAMES("GetStatus", NULL, , "a{sv}", SD_BUS_PARAM(status), method_get_status,
+                                         0),
+                SD_BUS_METHOD_WITH_NAMES("Reconcile", "b", SD_BUS_PARAM(dryRun), "aa{sv}", SD_BUS_PARAM(steps),
+                                         method_reconcile, 0),
+                SD_BUS_METHOD_WITH_NAMES("Forget", "sb", SD_BUS_PARAM(volume) SD_BUS_PARAM(formatted), NULL, ,
+                                         method_forget, 0),
+                SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
+                SD_BUS_VTABLE_END,
 };
 
 int agent_interface_add(Manager *m, sd_bus *bus)

@@ -168,8 +168,9 @@ static int connection_start(Connection *c, int *fd)
         if (r >= 0)
                 r = agent_interface_add(c->manager, c->bus);
         if (r >= 0)
-                r = sd_bus_match_signal_async(c->bus, NULL, "org.freedesktop.DBus.Local", "/org/freedesktop/DBus/Local",
-                                              "org.freedesktop.DBus.Local", "Disconnected", on_disconnected, NULL, c);
+                r = sd_bus_match_signal_async(c->bus, NULL, "org.freedesktop.DBus.Local",
+                                              "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
+                                              "Disconnected", on_disconnected, NULL, c);
         if (r >= 0)
                 r = sd_bus_attach_event(c->bus, c->manager->event, SD_EVENT_PRIORITY_NORMAL);
         if (r >= 0)
@@ -227,7 +228,8 @@ static void listener_pause(Manager *m, int error)
         log_warning("Cannot accept a connection: %s", strerror(error));
         if (m->listen_resume)
                 return;
-        if (sd_event_add_time_relative(m->event, &m->listen_resume, CLOCK_BOOTTIME, PAUSE_USEC, 10000, on_resume, m) >= 0)
+        if (sd_event_add_time_relative(m->event, &m->listen_resume, CLOCK_BOOTTIME, PAUSE_USEC, 10000,
+                                       on_resume, m) >= 0)
                 (void) sd_event_source_set_enabled(m->listen_source, SD_EVENT_OFF);
 }
 
@@ -257,7 +259,8 @@ static bool is_served(const struct sockaddr_un *address)
 {
         _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
-        return fd >= 0 && (connect(fd, (const struct sockaddr *) address, sizeof(*address)) >= 0 || errno == EAGAIN);
+        return fd >= 0 &&
+               (connect(fd, (const struct sockaddr *) address, sizeof(*address)) >= 0 || errno == EAGAIN);
 }
 
 /*
@@ -282,8 +285,8 @@ static int make_socket(const char *path, Error *err)
         _cleanup_close_ int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
         if (strlen(path) >= sizeof(address.sun_path))
-                return error_set(err, ERROR_INVALID_ARGUMENT, ENAMETOOLONG, "Socket path %s is longer than %zu bytes", path,
-                                 sizeof(address.sun_path) - 1);
+                return error_set(err, ERROR_INVALID_ARGUMENT, ENAMETOOLONG,
+                                 "Socket path %s is longer than %zu bytes", path, sizeof(address.sun_path) - 1);
         memcpy(address.sun_path, path, strlen(path) + 1);
 
         if (is_served_for_long(&address))
@@ -293,7 +296,10 @@ static int make_socket(const char *path, Error *err)
         if (lstat(path, &st) >= 0 && S_ISSOCK(st.st_mode))
                 (void) unlink(path);
         mode_t mask = umask(0177);
-        int r = fd < 0 || bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, SOMAXCONN) < 0 ? -errno : 0;
+        int r = fd < 0 || bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 ||
+                                                listen(fd, SOMAXCONN) < 0
+                                ? -errno
+                                : 0;
         umask(mask);
         if (r < 0)
                 return error_set(err, ERROR_INTERNAL, r, "Cannot listen on %s: %s", path, strerror(-r));
@@ -305,11 +311,14 @@ int listener_start(Manager *m, Error *err)
         int n = sd_listen_fds(1), r;
 
         if (n > 1)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "systemd passed %d sockets, expected is 1", n);
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "systemd passed %d sockets, expected is 1", n);
         if (n == 1) {
                 m->listen_fd = SD_LISTEN_FDS_START;
                 if (sd_is_socket_unix(m->listen_fd, SOCK_STREAM, 1, NULL, 0) <= 0)
-                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "The socket that systemd passed is not a listening unix stream socket");
+                        return error_set(
+                                        err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                        "The socket that systemd passed is not a listening unix stream socket");
                 (void) fcntl(m->listen_fd, F_SETFL, O_NONBLOCK);
         } else {
                 m->listen_fd = make_socket(m->settings.socket, err);

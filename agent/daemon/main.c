@@ -92,7 +92,8 @@ static int run(Manager *m, Error *err)
         if (r >= 0)
                 r = sd_event_set_watchdog(m->event, true);
         if (r >= 0)
-                r = sd_event_add_time_relative(m->event, &status, CLOCK_BOOTTIME, STATUS_USEC, 1000000, on_status_timer, m);
+                r = sd_event_add_time_relative(m->event, &status, CLOCK_BOOTTIME, STATUS_USEC, 1000000,
+                                               on_status_timer, m);
         if (r < 0)
                 return error_set(err, ERROR_INTERNAL, r, "Cannot set up the event loop: %s", strerror(-r));
 
@@ -109,7 +110,8 @@ static int parse_rest(char **rest, int *ret_level, Error *err)
 {
         STRV_FOREACH (a, rest) {
                 if (strcmp(*a, "--verbose") != 0)
-                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Unknown argument '%s'; see --help", *a);
+                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                         "Unknown argument '%s'; see --help", *a);
                 *ret_level = LOG_DEBUG;
         }
         return 0;

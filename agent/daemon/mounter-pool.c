@@ -109,7 +109,8 @@ static int on_mounter_exit(sd_event_source *s, const siginfo_t *si, void *userda
         }
         if (starting && ++pool->n_failed_starts >= FAILED_STARTS_MAX) {
                 pool->n_failed_starts = 0;
-                pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE, "it ends as soon as it is started; see the journal");
+                pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE,
+                                "it ends as soon as it is started; see the journal");
                 return 0;
         }
         pool_serve(pool);
@@ -141,8 +142,8 @@ void mounter_kill(MounterProcess *p)
         mounter_set_state(p, MOUNTER_ENDING);
         p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
         (void) sd_event_source_send_child_signal(p->exit_source, SIGTERM, NULL, 0);
-        if (sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME, TERM_TO_KILL_USEC, 1000,
-                                       on_kill_timer, p) < 0)
+        if (sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME,
+                                       TERM_TO_KILL_USEC, 1000, on_kill_timer, p) < 0)
                 (void) sd_event_source_send_child_signal(p->exit_source, SIGKILL, NULL, 0);
 }
 
@@ -248,14 +249,15 @@ static int connect_bus(MounterProcess *p, int *fd)
         if (r >= 0)
                 r = sd_bus_attach_event(p->bus, p->pool->manager->event, SD_EVENT_PRIORITY_NORMAL);
         if (r >= 0)
-                r = sd_bus_match_signal_async(p->bus, NULL, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, "Progress", on_progress,
-                                              NULL, p);
+                r = sd_bus_match_signal_async(p->bus, NULL, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, "Progress",
+                                              on_progress, NULL, p);
         if (r >= 0)
-                r = sd_bus_call_method_async(p->bus, &p->hello, NULL, MOUNTER_PATH, "org.freedesktop.DBus.Properties",
-                                             "Get", on_hello, p, "ss", MOUNTER_INTERFACE, "ProtocolVersion");
+                r = sd_bus_call_method_async(p->bus, &p->hello, NULL, MOUNTER_PATH,
+                                             "org.freedesktop.DBus.Properties", "Get", on_hello, p, "ss",
+                                             MOUNTER_INTERFACE, "ProtocolVersion");
         if (r >= 0)
-                r = sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME, START_USEC, 100000,
-                                               on_start_timer, p);
+                r = sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME,
+                                               START_USEC, 100000, on_start_timer, p);
         return r;
 }
 
@@ -275,7 +277,8 @@ static int mounter_start(Pool *pool)
                 r = spawn_process(pool, pair[1], &p->pid);
         pair[1] = close_fd(pair[1]);
         if (r >= 0) {
-                r = sd_event_add_child(pool->manager->event, &p->exit_source, p->pid, WEXITED, on_mounter_exit, p);
+                r = sd_event_add_child(pool->manager->event, &p->exit_source, p->pid, WEXITED, on_mounter_exit,
+                                       p);
                 if (r >= 0)
                         r = connect_bus(p, &pair[0]);
                 if (r < 0 && p->exit_source) {
@@ -333,7 +336,8 @@ static int pool_new(Manager *m, const char *kind, Pool **ret)
         TAILQ_INIT(&pool->waiting);
         pool->kind = strdup(kind);
         int r = pool->kind ? sd_event_add_time_relative(m->event, &pool->idle_timer, CLOCK_BOOTTIME,
-                                                        m->settings.mounters_idle_usec, 1000000, on_idle_timer, pool)
+                                                        m->settings.mounters_idle_usec, 1000000, on_idle_timer,
+                                                        pool)
                            : -ENOMEM;
         if (r < 0) {
                 free(pool->kind);
@@ -431,13 +435,15 @@ int pool_acquire(Manager *m, const char *kind, Operation *op, Error *err)
                 if (asprintf(&path, "%s/mounter-%s", m->settings.mounter_dir, kind) < 0)
                         return error_oom(err);
                 if (!pool_kind_is_valid(kind) || access(path, X_OK) < 0)
-                        return error_set(err, ERROR_MOUNTER_UNAVAILABLE, ENOENT, "No mounter for driver '%s' is installed", kind);
+                        return error_set(err, ERROR_MOUNTER_UNAVAILABLE, ENOENT,
+                                         "No mounter for driver '%s' is installed", kind);
                 r = pool_new(m, kind, &pool);
                 if (r < 0)
                         return error_oom(err);
         }
         if (pool_count(pool, MOUNTER_QUARANTINED) >= m->settings.mounters_quarantine_max)
-                return error_set(err, ERROR_STUCK, EAGAIN, "%u processes of driver %s are blocked inside the kernel",
+                return error_set(err, ERROR_STUCK, EAGAIN,
+                                 "%u processes of driver %s are blocked inside the kernel",
                                  m->settings.mounters_quarantine_max, kind);
 
         op->queue = QUEUE_POOL;

@@ -142,12 +142,14 @@ void operation_log(Operation *op, const Error *err)
         };
 
         snprintf(request, sizeof(request), "%llu", (unsigned long long) op->request);
-        snprintf(duration, sizeof(duration), "%llu", (unsigned long long) (now_boottime_usec() - op->started_usec));
+        snprintf(duration, sizeof(duration), "%llu",
+                 (unsigned long long) (now_boottime_usec() - op->started_usec));
         if (err)
-                log_fields(LOG_WARNING, fields, "%s failed: %s", operation_type_to_string(op->type), str_or(err->text, ""));
+                log_fields(LOG_WARNING, fields, "%s failed: %s", operation_type_to_string(op->type),
+                           str_or(err->text, ""));
         else
-                log_fields(op->had_waiters && op->type != OPERATION_STATS ? LOG_INFO : LOG_DEBUG, fields, "%s done",
-                           operation_type_to_string(op->type));
+                log_fields(op->had_waiters && op->type != OPERATION_STATS ? LOG_INFO : LOG_DEBUG, fields,
+                           "%s done", operation_type_to_string(op->type));
 }
 
 const char *operation_volume_key(const Operation *op)

@@ -114,7 +114,8 @@ void operation_lock_volume(Operation *op, Volume *v)
                 return;
         }
         if (v->holder->mounter && v->holder->mounter->state == MOUNTER_QUARANTINED && op->had_waiters) {
-                error_set(&op->error, ERROR_STUCK, EBUSY, "Process %d is blocked in the kernel at step '%s' of volume %s",
+                error_set(&op->error, ERROR_STUCK, EBUSY,
+                          "Process %d is blocked in the kernel at step '%s' of volume %s",
                           v->holder->mounter->pid, step_to_string(v->holder->step), v->key);
                 operation_finish(op);
                 return;

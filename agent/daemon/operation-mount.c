@@ -32,10 +32,13 @@ static void fail(Operation *op, Error *err)
 static int check_creation(const Operation *op, Error *err)
 {
         const Publish *p = op->target ? publish_find(op->manager, op->target) : NULL;
-        const Volume *v = op->type == OPERATION_ATTACH ? volume_find_by_attachment(op->manager, op->params.volume_name) : NULL;
+        const Volume *v = op->type == OPERATION_ATTACH
+                                          ? volume_find_by_attachment(op->manager, op->params.volume_name)
+                                          : NULL;
 
         if (p)
-                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds another volume, %s, not one that is yet to be made",
+                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                 "Target %s holds another volume, %s, not one that is yet to be made",
                                  op->target, p->volume->identity);
         if (v)
                 return error_set(err, ERROR_CONFLICT, EBUSY, "Volume name '%s' is attached to another volume, %s",
@@ -71,7 +74,8 @@ static void advance_resolve(Operation *op)
                 return;
         }
         if (strcmp(v->identity, op->identity) != 0 || strcmp(v->driver, op->params.driver) != 0) {
-                FAIL(op, ERROR_CONFLICT, EEXIST, "Key %s is that of volume %s, not of %s", op->key, v->identity, op->identity);
+                FAIL(op, ERROR_CONFLICT, EEXIST, "Key %s is that of volume %s, not of %s", op->key, v->identity,
+                     op->identity);
                 return;
         }
         operation_lock_volume(op, v);
@@ -86,11 +90,11 @@ static int check_target(Operation *op, Error *err)
         if (!p)
                 return 0;
         if (p->volume != op->volume)
-                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds another volume, %s, not %s", op->target,
-                                 p->volume->identity, op->volume->identity);
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds another volume, %s, not %s",
+                                 op->target, p->volume->identity, op->volume->identity);
         if (p->read_only != op->params.read_only)
-                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s is mounted %s, asked for is %s", op->target,
-                                 p->read_only ? "read-only" : "read-write",
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s is mounted %s, asked for is %s",
+                                 op->target, p->read_only ? "read-only" : "read-write",
                                  op->params.read_only ? "read-only" : "read-write");
         return 0;
 }
@@ -101,18 +105,21 @@ static int check_stage(const Operation *op, Error *err)
         const char *fs_type = str_or(op->params.fs_type, "");
 
         if (v->stage_read_only && !op->params.read_only)
-                return error_set(err, ERROR_READ_ONLY_STAGE, EROFS, "Volume %s is staged read-only, asked for is read-write",
-                                 v->key);
+                return error_set(err, ERROR_READ_ONLY_STAGE, EROFS,
+                                 "Volume %s is staged read-only, asked for is read-write", v->key);
         if (*fs_type && v->fs_type && strcmp(fs_type, v->fs_type) != 0)
-                return error_set(err, ERROR_CONFLICT, EBUSY, "Volume %s is staged as %s, asked for is fsType %s", v->key,
-                                 v->fs_type, fs_type);
+                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                 "Volume %s is staged as %s, asked for is fsType %s", v->key, v->fs_type,
+                                 fs_type);
         if (!v->rebuilt && !strv_equal(op->params.mount_options, v->mount_options)) {
                 STRV_FOREACH (o, op->params.mount_options)
                         if (!strv_contains(v->mount_options, *o))
                                 return error_set(err, ERROR_CONFLICT, EBUSY,
-                                                 "Volume %s is staged without mount option '%s', which is asked for", v->key, *o);
-                return error_set(err, ERROR_CONFLICT, EBUSY, "Volume %s is staged with other mount options than asked for",
-                                 v->key);
+                                                 "Volume %s is staged without mount option '%s', which is "
+                                                 "asked for",
+                                                 v->key, *o);
+                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                 "Volume %s is staged with other mount options than asked for", v->key);
         }
         return 0;
 }
@@ -184,11 +191,14 @@ static void begin_stage(Operation *op)
         const char *next = op->step == STEP_STAGE ? op->result.next : NULL;
 
         if (next && op->prepared) {
-                FAIL(op, ERROR_FORMAT_FAILED, EIO, "After it was prepared, volume %s still asks for %s", op->volume->key, next);
+                FAIL(op, ERROR_FORMAT_FAILED, EIO, "After it was prepared, volume %s still asks for %s",
+                     op->volume->key, next);
                 return;
         }
         if (next) {
-                Step step = strcmp(next, "format") == 0 ? STEP_FORMAT : strcmp(next, "fsck") == 0 ? STEP_FSCK : STEP_NONE;
+                Step step = strcmp(next, "format") == 0 ? STEP_FORMAT
+                            : strcmp(next, "fsck") == 0 ? STEP_FSCK
+                                                        : STEP_NONE;
                 if (step == STEP_NONE)
                         FAIL(op, ERROR_INTERNAL, EBADMSG, "The mounter asks for an unknown step '%s'", next);
                 else
@@ -282,7 +292,8 @@ static bool must_reattach(const Operation *op)
         const Volume *v = op->volume;
 
         return !op->params.read_only && TAILQ_EMPTY(&v->publishes) &&
-               (v->state == VOLUME_STAGED ? v->stage_read_only : v->read_only && strv_length(v->attachments) == 0);
+               (v->state == VOLUME_STAGED ? v->stage_read_only
+                                          : v->read_only && strv_length(v->attachments) == 0);
 }
 
 void operation_advance_mount(Operation *op)
@@ -346,7 +357,8 @@ void operation_undo(Operation *op)
 {
         Publish *p = op->target && op->volume ? publish_find(op->manager, op->target) : NULL;
 
-        if (!op->volume || op->type == OPERATION_UNMOUNT || op->type == OPERATION_EXPAND || op->type == OPERATION_STATS) {
+        if (!op->volume || op->type == OPERATION_UNMOUNT || op->type == OPERATION_EXPAND ||
+            op->type == OPERATION_STATS) {
                 operation_finish(op);
                 return;
         }

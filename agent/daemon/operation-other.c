@@ -28,7 +28,8 @@ static void advance_expand(Operation *op)
         if (!op->volume)
                 operation_lock_volume(op, p->volume);
         else if (op->volume->stage_read_only)
-                FAIL(op, ERROR_READ_ONLY_STAGE, EROFS, "Volume %s is mounted read-only and cannot grow", op->volume->key);
+                FAIL(op, ERROR_READ_ONLY_STAGE, EROFS, "Volume %s is mounted read-only and cannot grow",
+                     op->volume->key);
         else
                 operation_run_step(op, STEP_EXPAND);
 }
@@ -64,7 +65,8 @@ static void advance_forget(Operation *op)
                 return;
         }
         if (!volume_is_unused(v) || v->state != VOLUME_ABSENT) {
-                FAIL(op, ERROR_BUSY, EBUSY, "Volume %s is %s", v->key, volume_is_unused(v) ? volume_state_to_string(v->state) : "in use");
+                FAIL(op, ERROR_BUSY, EBUSY, "Volume %s is %s", v->key,
+                     volume_is_unused(v) ? volume_state_to_string(v->state) : "in use");
                 return;
         }
         if (op->formatted)
@@ -98,7 +100,8 @@ void operation_conclude_check(Operation *op)
                                                      : VOLUME_HEALTH_DEGRADED;
         if (health != v->health && health != VOLUME_HEALTH_OK) {
                 const LogField fields[] = { { "VOLUME", v->key }, { NULL, NULL } };
-                log_fields(LOG_WARNING, fields, "Volume is not healthy: %s", str_or(op->result.reason, "no reason given"));
+                log_fields(LOG_WARNING, fields, "Volume is not healthy: %s",
+                           str_or(op->result.reason, "no reason given"));
         }
         v->health = health;
         free(v->health_reason);

@@ -29,7 +29,8 @@ static void operation_fail(Operation *op, Error *err)
                 operation_step_failed(op, step, err->code);
 
         /* Once the target is free, or something else has failed already, giving back storage can wait. */
-        if (op->undoing || op->type == OPERATION_CLEANUP || (op->done && (step == STEP_UNSTAGE || step == STEP_DETACH))) {
+        if (op->undoing || op->type == OPERATION_CLEANUP ||
+            (op->done && (step == STEP_UNSTAGE || step == STEP_DETACH))) {
                 log_debug("%s: %s postponed: %s", operation_type_to_string(op->type), step_to_string(step),
                           str_or(err->text, ""));
                 error_move(&op->postponed, err);
@@ -63,8 +64,8 @@ static void operation_retry_step(Operation *op)
                 mounter_release(p);
         }
         op->retry_delay_usec = delay * 2 > LOCKED_RETRY_MAX_USEC ? LOCKED_RETRY_MAX_USEC : delay * 2;
-        if (sd_event_add_time_relative(op->manager->event, &op->retry_timer, CLOCK_BOOTTIME, delay, TIMER_ACCURACY_USEC,
-                                       on_retry, op) < 0) {
+        if (sd_event_add_time_relative(op->manager->event, &op->retry_timer, CLOCK_BOOTTIME, delay,
+                                       TIMER_ACCURACY_USEC, on_retry, op) < 0) {
                 _cleanup_error_ Error err = ERROR_INIT;
                 error_oom(&err);
                 operation_fail(op, &err);
@@ -78,8 +79,9 @@ void operation_mounter_died(Operation *op)
         op->call = sd_bus_slot_unref(op->call);
         op->step_timer = sd_event_source_disable_unref(op->step_timer);
         if (op->timed_out) {
-                error_set(&err, ERROR_TIMED_OUT, ETIMEDOUT, "Step '%s' of %s took longer than %llu s and was ended",
-                          step_to_string(op->step), str_or(operation_volume_key(op), str_or(op->target, "the volume")),
+                error_set(&err, ERROR_TIMED_OUT, ETIMEDOUT,
+                          "Step '%s' of %s took longer than %llu s and was ended", step_to_string(op->step),
+                          str_or(operation_volume_key(op), str_or(op->target, "the volume")),
                           (unsigned long long) (step_timeout(op) / 1000000));
                 op->timed_out = false;
                 operation_fail(op, &err);
@@ -90,7 +92,8 @@ void operation_mounter_died(Operation *op)
                 operation_retry_step(op);
                 return;
         }
-        error_set(&err, ERROR_MOUNTER_DIED, ECHILD, "The mounter ended during step '%s'", step_to_string(op->step));
+        error_set(&err, ERROR_MOUNTER_DIED, ECHILD, "The mounter ended during step '%s'",
+                  step_to_string(op->step));
         operation_fail(op, &err);
 }
 
@@ -98,8 +101,9 @@ void operation_mounter_stuck(Operation *op)
 {
         _cleanup_error_ Error err = ERROR_INIT;
 
-        error_set(&err, ERROR_STUCK, EBUSY, "Process %d is blocked in the kernel at step '%s' of %s", op->mounter->pid,
-                  step_to_string(op->step), str_or(operation_volume_key(op), str_or(op->target, "the volume")));
+        error_set(&err, ERROR_STUCK, EBUSY, "Process %d is blocked in the kernel at step '%s' of %s",
+                  op->mounter->pid, step_to_string(op->step),
+                  str_or(operation_volume_key(op), str_or(op->target, "the volume")));
         err.step = step_to_string(op->step);
         op->deadline = sd_event_source_disable_unref(op->deadline);
         manager_remember_error(op->manager, operation_volume_key(op), op->target, &err);
@@ -138,7 +142,8 @@ static void step_answered(Operation *op, sd_bus_message *reply)
         step_result_done(&op->result);
         int r = step_read_result(reply, &op->result);
         if (r < 0) {
-                error_set(&err, ERROR_INTERNAL, r, "The mounter's answer to '%s' has an unknown form", step_to_string(op->step));
+                error_set(&err, ERROR_INTERNAL, r, "The mounter's answer to '%s' has an unknown form",
+                          step_to_string(op->step));
                 operation_fail(op, &err);
                 return;
         }
@@ -214,7 +219,8 @@ static int send_step(Operation *op, Error *err)
         params_fill(op, &params);
         r = step_new_call(op->mounter->bus, op->step, operation_subject(op), &params, &m);
         if (r == -EINVAL)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "A value of the request is not valid UTF-8");
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "A value of the request is not valid UTF-8");
         if (r >= 0)
                 r = sd_bus_call_async(op->mounter->bus, &op->call, m, on_step_reply, op, UINT64_MAX);
         if (r == -ECONNRESET || r == -ENOTCONN || r == -EPIPE)
@@ -243,7 +249,8 @@ void operation_refused(Operation *op, Error *err)
 
 Volume *operation_subject(const Operation *op)
 {
-        const Publish *p = !op->volume && op->type == OPERATION_STATS ? publish_find(op->manager, op->target) : NULL;
+        const Publish *p = !op->volume && op->type == OPERATION_STATS ? publish_find(op->manager, op->target)
+                                                                      : NULL;
 
         if (op->type == OPERATION_CHECK)
                 return volume_find(op->manager, op->key);
@@ -267,7 +274,8 @@ static void operation_try_step(Operation *op)
 
                 /* Stats holds no lock: on a repeat after its mounter's death the volume may have been unmounted */
                 r = kind ? pool_acquire(op->manager, kind, op, &err)
-                         : error_set(&err, ERROR_NOT_FOUND, ENOENT, "No volume of berth is mounted at %s any more", str_or(op->target, ""));
+                         : error_set(&err, ERROR_NOT_FOUND, ENOENT,
+                                     "No volume of berth is mounted at %s any more", str_or(op->target, ""));
                 if (r < 0)
                         operation_fail(op, &err);
                 return;
@@ -276,8 +284,8 @@ static void operation_try_step(Operation *op)
                 FAULT_POINT("agent.step-unrecorded");
         r = op->volume ? operation_record_step(op, op->step) : 0;
         if (r < 0)
-                error_set(&err, ERROR_RECORD_FAILED, r, "Cannot write the record of volume %s: %s", op->volume->key,
-                          strerror(-r));
+                error_set(&err, ERROR_RECORD_FAILED, r, "Cannot write the record of volume %s: %s",
+                          op->volume->key, strerror(-r));
         else
                 r = send_step(op, &err);
         if (op->volume)

@@ -113,7 +113,8 @@ void volume_schedule_cleanup(Volume *v, uint64_t delay_usec)
         if (delay_usec == 0) {
                 /* tried already, and something held it */
                 delay_usec = v->cleanup_delay_usec ? v->cleanup_delay_usec : CLEANUP_DELAY_MIN_USEC;
-                v->cleanup_delay_usec = delay_usec * 2 > CLEANUP_DELAY_MAX_USEC ? CLEANUP_DELAY_MAX_USEC : delay_usec * 2;
+                v->cleanup_delay_usec = delay_usec * 2 > CLEANUP_DELAY_MAX_USEC ? CLEANUP_DELAY_MAX_USEC
+                                                                                : delay_usec * 2;
         }
         v->cleanup_timer = sd_event_source_disable_unref(v->cleanup_timer);
         if (sd_event_add_time_relative(v->manager->event, &v->cleanup_timer, CLOCK_BOOTTIME, delay_usec, 1000,

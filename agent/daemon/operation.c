@@ -74,15 +74,16 @@ void operation_free(Operation *op)
 static bool params_equal(const MountParams *a, const MountParams *b)
 {
         return str_equal(a->driver, b->driver) && strmap_equal(&a->source, &b->source) &&
-               strmap_equal(&a->secrets, &b->secrets) && strcmp(str_or(a->fs_type, ""), str_or(b->fs_type, "")) == 0 &&
-               a->read_only == b->read_only && strv_equal(a->mount_options, b->mount_options);
+               strmap_equal(&a->secrets, &b->secrets) &&
+               strcmp(str_or(a->fs_type, ""), str_or(b->fs_type, "")) == 0 && a->read_only == b->read_only &&
+               strv_equal(a->mount_options, b->mount_options);
 }
 
 static bool operation_can_join(const Operation *running, const Operation *op)
 {
-        return running->type == op->type && !running->undoing && !error_is_set(&running->error) && !running->done &&
-               running->size == op->size && str_equal(running->volume_name, op->volume_name) &&
-               params_equal(&running->params, &op->params);
+        return running->type == op->type && !running->undoing && !error_is_set(&running->error) &&
+               !running->done && running->size == op->size &&
+               str_equal(running->volume_name, op->volume_name) && params_equal(&running->params, &op->params);
 }
 
 /* The one that op would come after. Only it can be joined: between it and op nothing else is to happen. */
@@ -134,10 +135,12 @@ static void deadline_error(const Operation *op, bool begun, Error *ret)
                           (unsigned long long) (op->manager->settings.request_timeout_usec / 1000000),
                           str_or(op->target, str_or(operation_volume_key(op), "the volume")));
         else if (op->progress_total > 0)
-                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s', %u %% done", operation_type_to_string(op->type),
-                          step, (unsigned) ((double) op->progress_done * 100 / (double) op->progress_total));
+                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s', %u %% done",
+                          operation_type_to_string(op->type), step,
+                          (unsigned) ((double) op->progress_done * 100 / (double) op->progress_total));
         else
-                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s'", operation_type_to_string(op->type), step);
+                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s'",
+                          operation_type_to_string(op->type), step);
         if (begun && *step)
                 ret->step = step;
 }
@@ -145,7 +148,8 @@ static void deadline_error(const Operation *op, bool begun, Error *ret)
 static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
 {
         Operation *op = userdata;
-        bool begun = !(op->queue == QUEUE_NAME || op->queue == QUEUE_VOLUME || (op->queue == QUEUE_POOL && !op->volume));
+        bool begun = !(op->queue == QUEUE_NAME || op->queue == QUEUE_VOLUME ||
+                       (op->queue == QUEUE_POOL && !op->volume));
         uint64_t due = now_boottime_usec() + TIMER_ACCURACY_USEC;
         _cleanup_error_ Error err = ERROR_INIT;
         size_t n = 0;
@@ -218,7 +222,8 @@ void operation_submit(Operation *op, sd_bus_message *call)
                 return;
         }
         NameLock *l = op->name ? name_lock_get(m, op->name) : NULL;
-        if ((op->name && !l) || (call && (operation_add_waiter(op, call) < 0 || operation_set_deadline(op) < 0))) {
+        if ((op->name && !l) ||
+            (call && (operation_add_waiter(op, call) < 0 || operation_set_deadline(op) < 0))) {
                 error_oom(&err);
                 if (l)
                         name_lock_gc(m, l);

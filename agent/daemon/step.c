@@ -83,7 +83,8 @@ static int append_volume(sd_bus_message *m, const Volume *v)
 static int append_params(sd_bus_message *m, Step step, const Volume *v, const StepParams *p)
 {
         const StrMap *source = p->source ? p->source : v ? &v->source : NULL;
-        bool mounts_only = step == STEP_PUBLISH || step == STEP_UNPUBLISH || step == STEP_UNSTAGE || step == STEP_DETACH;
+        bool mounts_only = step == STEP_PUBLISH || step == STEP_UNPUBLISH || step == STEP_UNSTAGE ||
+                           step == STEP_DETACH;
         int r = 0;
 
         if (source && !mounts_only)
@@ -178,7 +179,8 @@ static const ResultField device_fields[] = {
 #undef FIELD
 };
 
-static int field_set(const ResultField *fields, size_t n_fields, const char *key, const char *type, sd_bus_message *m, void *object)
+static int field_set(const ResultField *fields, size_t n_fields, const char *key, const char *type,
+                     sd_bus_message *m, void *object)
 {
         for (size_t i = 0; i < n_fields; i++) {
                 void *field = (char *) object + fields[i].offset;

@@ -250,7 +250,8 @@ bool volume_key_is_valid(const char *key)
 {
         size_t n = strlen(key);
 
-        return n > 0 && n <= VOLUME_KEY_MAX && key[0] != '.' && strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789._-") == n;
+        return n > 0 && n <= VOLUME_KEY_MAX && key[0] != '.' &&
+               strspn(key, "abcdefghijklmnopqrstuvwxyz0123456789._-") == n;
 }
 
 int store_parse(Manager *m, const char *text, size_t size, Volume **ret, Error *err)
@@ -282,7 +283,8 @@ int store_parse(Manager *m, const char *text, size_t size, Volume **ret, Error *
         r = parse_volume(v, o);
         if (r < 0) {
                 volume_free(v);
-                return r == -ENOMEM ? error_oom(err) : error_set(err, ERROR_INTERNAL, r, "a value has the wrong type");
+                return r == -ENOMEM ? error_oom(err)
+                                    : error_set(err, ERROR_INTERNAL, r, "a value has the wrong type");
         }
         *ret = v;
         return 0;

@@ -52,7 +52,8 @@ static int write_uuid(sd_bus_message *m, const Volume *v)
 }
 static int write_read_only(sd_bus_message *m, const Volume *v)
 {
-        return sd_bus_message_append(m, "b", (int) (v->state == VOLUME_STAGED ? v->stage_read_only : v->read_only));
+        return sd_bus_message_append(m, "b",
+                                     (int) (v->state == VOLUME_STAGED ? v->stage_read_only : v->read_only));
 }
 static int write_staging_path(sd_bus_message *m, const Volume *v)
 {
@@ -151,8 +152,8 @@ int volume_append_properties(sd_bus_message *m, const Volume *v)
         return 0;
 }
 
-static int get_property(sd_bus *bus, const char *path, const char *interface, const char *property, sd_bus_message *reply,
-                        void *userdata, sd_bus_error *e)
+static int get_property(sd_bus *bus, const char *path, const char *interface, const char *property,
+                        sd_bus_message *reply, void *userdata, sd_bus_error *e)
 {
         for (size_t i = 0; i < ELEMENTSOF(properties); i++)
                 if (strcmp(properties[i].name, property) == 0)
@@ -181,7 +182,8 @@ static const sd_bus_vtable volume_vtable[] = {
         SD_BUS_VTABLE_END,
 };
 
-static int find_volume(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret_found, sd_bus_error *e)
+static int find_volume(sd_bus *bus, const char *path, const char *interface, void *userdata, void **ret_found,
+                       sd_bus_error *e)
 {
         _cleanup_free_ char *key = NULL;
         int r = sd_bus_path_decode(path, VOLUME_PATH_PREFIX, &key);
@@ -194,5 +196,6 @@ static int find_volume(sd_bus *bus, const char *path, const char *interface, voi
 
 int volume_properties_add(Manager *m, sd_bus *bus)
 {
-        return sd_bus_add_fallback_vtable(bus, NULL, VOLUME_PATH_PREFIX, VOLUME_INTERFACE, volume_vtable, find_volume, m);
+        return sd_bus_add_fallback_vtable(bus, NULL, VOLUME_PATH_PREFIX, VOLUME_INTERFACE, volume_vtable,
+                                          find_volume, m);
 }

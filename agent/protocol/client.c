@@ -39,8 +39,8 @@ int client_connect(const char *socket, uint64_t deadline_usec, sd_bus **ret, Err
         if (!socket)
                 socket = str_or(getenv(BERTH_SOCKET_ENV), BERTH_SOCKET_DEFAULT);
         if (strcspn(socket, ",;%=") != strlen(socket))
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Socket path %s has a character that D-Bus addresses reserve",
-                                 socket);
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "Socket path %s has a character that D-Bus addresses reserve", socket);
         if (asprintf(&address, "unix:path=%s", socket) < 0)
                 return error_oom(err);
 
@@ -50,22 +50,25 @@ int client_connect(const char *socket, uint64_t deadline_usec, sd_bus **ret, Err
         if (r >= 0)
                 r = sd_bus_start(bus);
         if (r < 0)
-                return error_set(err, ERROR_AGENT_UNREACHABLE, r, "Cannot connect to berthd at %s: %s", socket, strerror(-r));
+                return error_set(err, ERROR_AGENT_UNREACHABLE, r, "Cannot connect to berthd at %s: %s", socket,
+                                 strerror(-r));
 
         while (sd_bus_is_ready(bus) == 0) {
                 r = sd_bus_process(bus, NULL);
                 if (r == 0) {
                         uint64_t left = time_left(deadline_usec);
                         if (left <= 1)
-                                return error_set(err, ERROR_AGENT_UNREACHABLE, ETIMEDOUT, "berthd at %s does not answer", socket);
+                                return error_set(err, ERROR_AGENT_UNREACHABLE, ETIMEDOUT,
+                                                 "berthd at %s does not answer", socket);
                         r = sd_bus_wait(bus, left);
                 }
                 if (r < 0)
-                        return error_set(err, ERROR_AGENT_UNREACHABLE, r, "berthd at %s closed the connection: %s",
-                                         socket, strerror(-r));
+                        return error_set(err, ERROR_AGENT_UNREACHABLE, r,
+                                         "berthd at %s closed the connection: %s", socket, strerror(-r));
         }
         if (sd_bus_is_open(bus) <= 0)
-                return error_set(err, ERROR_AGENT_UNREACHABLE, ECONNRESET, "berthd at %s closed the connection", socket);
+                return error_set(err, ERROR_AGENT_UNREACHABLE, ECONNRESET, "berthd at %s closed the connection",
+                                 socket);
         *ret = TAKE_PTR(bus);
         return 0;
 }
@@ -85,7 +88,8 @@ int client_call(sd_bus *bus, sd_bus_message *call, uint64_t deadline_usec, sd_bu
         if (r >= 0)
                 return 0;
         if (r == -ETIMEDOUT || sd_bus_error_has_name(&e, SD_BUS_ERROR_TIMEOUT))
-                return error_set(err, ERROR_IN_PROGRESS, ETIMEDOUT, "%s is not finished yet", sd_bus_message_get_member(call));
+                return error_set(err, ERROR_IN_PROGRESS, ETIMEDOUT, "%s is not finished yet",
+                                 sd_bus_message_get_member(call));
         if (sd_bus_error_is_set(&e))
                 return error_from_bus(err, &e, ERROR_AGENT_UNREACHABLE);
         return error_set(err, ERROR_AGENT_UNREACHABLE, r, "The connection to berthd was lost: %s", strerror(-r));
@@ -143,12 +147,14 @@ static int append_source(sd_bus_message *m, const MountParams *p)
 static int encoding_failed(int r, Error *err)
 {
         if (r == -EINVAL)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "A value of the request is not valid UTF-8");
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "A value of the request is not valid UTF-8");
         return error_set(err, ERROR_INTERNAL, r, "Cannot encode the request: %s", strerror(-r));
 }
 
 /* Calls with what is in m and copies the one string of the answer. */
-static int call_for_string(sd_bus *bus, sd_bus_message *m, uint64_t deadline_usec, const char *type, char **ret, Error *err)
+static int call_for_string(sd_bus *bus, sd_bus_message *m, uint64_t deadline_usec, const char *type, char **ret,
+                           Error *err)
 {
         _cleanup_message_ sd_bus_message *reply = NULL;
         const char *s;
@@ -207,7 +213,8 @@ int client_detach(sd_bus *bus, const char *volume_name, uint64_t deadline_usec, 
         return r < 0 ? encoding_failed(r, err) : client_call(bus, m, deadline_usec, NULL, err);
 }
 
-int client_expand(sd_bus *bus, const char *target, uint64_t size, uint64_t deadline_usec, uint64_t *ret_size, Error *err)
+int client_expand(sd_bus *bus, const char *target, uint64_t size, uint64_t deadline_usec, uint64_t *ret_size,
+                  Error *err)
 {
         _cleanup_message_ sd_bus_message *m = NULL, *reply = NULL;
         uint64_t new_size;

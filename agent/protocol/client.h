@@ -23,7 +23,8 @@ int client_connect(const char *socket, uint64_t deadline_usec, sd_bus **ret, Err
 /* Makes a call message to io.berth.Agent1's method; the caller appends the arguments. */
 int client_new_call(sd_bus *bus, const char *method, sd_bus_message **ret, Error *err);
 /* Sends it and waits for the answer until deadline_usec (as above). ret_reply may be NULL. */
-int client_call(sd_bus *bus, sd_bus_message *call, uint64_t deadline_usec, sd_bus_message **ret_reply, Error *err);
+int client_call(sd_bus *bus, sd_bus_message *call, uint64_t deadline_usec, sd_bus_message **ret_reply,
+                Error *err);
 
 /* The parameters of Mount and Attach, filled by the shim from JSON and by berthctl from arguments. */
 typedef struct MountParams {
@@ -48,7 +49,8 @@ int client_mount(sd_bus *bus, const MountParams *p, uint64_t deadline_usec, char
 int client_attach(sd_bus *bus, const MountParams *p, uint64_t deadline_usec, char **ret_device, Error *err);
 int client_unmount(sd_bus *bus, const char *target, uint64_t deadline_usec, Error *err);
 int client_detach(sd_bus *bus, const char *volume_name, uint64_t deadline_usec, Error *err);
-int client_expand(sd_bus *bus, const char *target, uint64_t size, uint64_t deadline_usec, uint64_t *ret_size, Error *err);
+int client_expand(sd_bus *bus, const char *target, uint64_t size, uint64_t deadline_usec, uint64_t *ret_size,
+                  Error *err);
 
 /* CLOCK_BOOTTIME now, in microseconds: what deadlines count in, since it goes on during suspend. */
 uint64_t now_boottime_usec(void);

@@ -152,7 +152,7 @@ int parse_usec(const char *s, uint64_t *ret)
 
 int parse_boolean(const char *s, bool *ret)
 {
-        static const char *const yes[] = { "yes", "true", "1", "on" }, *const no[] = { "no", "false", "0", "off" };
+        static const char *const yes[] = {"yes", "true", "1", "on"}, *const no[] = {"no", "false", "0", "off"};
 
         for (size_t i = 0; i < ELEMENTSOF(yes); i++) {
                 if (strcmp(s, yes[i]) == 0) {
@@ -233,23 +233,24 @@ static int apply_section(Settings *s, econf_file *f, const char *path, const cha
         if (e == ECONF_NOKEY)
                 return 0;
         if (e != ECONF_SUCCESS)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read section [%s] of %s: %s", section, path,
-                                 econf_errString(e));
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read section [%s] of %s: %s",
+                                 section, path, econf_errString(e));
         for (size_t i = 0; i < n; i++) {
                 const struct Key *key = key_find(section, names[i]);
                 if (!key)
-                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "%s has an unknown key %s= in [%s]", path,
-                                         names[i], section);
+                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                         "%s has an unknown key %s= in [%s]", path, names[i], section);
                 _cleanup_free_ char *value = NULL;
                 e = econf_getStringValue(f, section, names[i], &value);
                 if (e != ECONF_SUCCESS)
-                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s= of %s: %s", names[i], path,
-                                         econf_errString(e));
+                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s= of %s: %s",
+                                         names[i], path, econf_errString(e));
                 int r = key_set(s, key, str_or(value, ""));
                 if (r == -ENOMEM)
                         return error_oom(err);
                 if (r < 0)
-                        return error_set(err, ERROR_INVALID_ARGUMENT, r, "%s has an invalid value '%s' for %s= in [%s]", path,
+                        return error_set(err, ERROR_INVALID_ARGUMENT, r,
+                                         "%s has an invalid value '%s' for %s= in [%s]", path,
                                          str_or(value, ""), names[i], section);
         }
         return 0;
@@ -263,17 +264,21 @@ static int apply_file(Settings *s, const char *path, Error *err)
         size_t n = 0;
 
         if (stat(path, &st) < 0)
-                return errno == ENOENT ? 0 : error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot read %s: %m", path);
+                return errno == ENOENT ? 0
+                                       : error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot read %s: %m",
+                                                   path);
         if (!S_ISREG(st.st_mode) || (st.st_mode & 022) || (st.st_uid != 0 && st.st_uid != geteuid()))
                 return error_set(err, ERROR_INVALID_ARGUMENT, EPERM,
                                  "%s must be a regular file of root that nobody else can write", path);
 
         econf_err e = econf_readFile(&f, path, "=", "#");
         if (e != ECONF_SUCCESS)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s: %s", path, econf_errString(e));
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s: %s", path,
+                                 econf_errString(e));
         e = econf_getGroups(f, &n, &sections);
         if (e != ECONF_SUCCESS && e != ECONF_NOGROUP)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s: %s", path, econf_errString(e));
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s: %s", path,
+                                 econf_errString(e));
         for (size_t i = 0; i < n; i++) {
                 int r = apply_section(s, f, path, sections[i], err);
                 if (r < 0)
@@ -299,7 +304,9 @@ static int apply_drop_ins(Settings *s, const char *config_file, Error *err)
                 return error_oom(err);
         int n = scandir(dir, &entries, is_drop_in, alphasort);
         if (n < 0)
-                return errno == ENOENT ? 0 : error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot read %s: %m", dir);
+                return errno == ENOENT ? 0
+                                       : error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot read %s: %m",
+                                                   dir);
 
         for (int i = 0; i < n; i++) {
                 _cleanup_free_ char *path = NULL;
@@ -348,8 +355,8 @@ int settings_resolve(Settings *s, Error *err)
 
         if (!realpath(s->kubelet_root, resolved)) {
                 if (errno != ENOENT)
-                        return error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot resolve the kubelet root %s: %m",
-                                         s->kubelet_root);
+                        return error_set(err, ERROR_INVALID_ARGUMENT, errno,
+                                         "Cannot resolve the kubelet root %s: %m", s->kubelet_root);
                 /* a node whose kubelet has not started yet */
                 snprintf(resolved, sizeof(resolved), "%s", s->kubelet_root);
         }
@@ -395,7 +402,8 @@ static int argument_collect(StrMap *given, char ***rest, int argc, char **argv, 
                                 continue;
                         known = true;
                         if (value[0] != '/')
-                                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "%s takes an absolute path, not '%s'",
+                                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                                 "%s takes an absolute path, not '%s'",
                                                  argument_table[k].option, value);
                         if (strmap_set(given, argument_table[k].option, value) < 0)
                                 return error_oom(err);
@@ -426,7 +434,8 @@ int settings_from_arguments(Settings *s, int argc, char **argv, char ***ret_rest
         _cleanup_free_ char *loop_default = NULL;
         if (asprintf(&loop_default, "%s/loop", new.state_dir) < 0)
                 return error_oom(err);
-        if (state && strv_length(new.loop_directories) == 1 && strcmp(new.loop_directories[0], loop_default) == 0) {
+        if (state && strv_length(new.loop_directories) == 1 &&
+            strcmp(new.loop_directories[0], loop_default) == 0) {
                 strv_free(TAKE_PTR(new.loop_directories));
                 if (str_replace(&new.state_dir, state) < 0)
                         return error_oom(err);
@@ -458,9 +467,11 @@ int settings_to_arguments(const Settings *s, char ***ret)
                 const char *value = *(char *const *) ((const char *) s + argument_table[k].offset);
                 _cleanup_free_ char *argument = NULL;
 
-                if (!value || (argument_table[k].offset == offsetof(Settings, config_file) && access(value, F_OK) < 0))
+                if (!value ||
+                    (argument_table[k].offset == offsetof(Settings, config_file) && access(value, F_OK) < 0))
                         continue;
-                if (asprintf(&argument, "%s=%s", argument_table[k].option, value) < 0 || strv_append(&v, argument) < 0)
+                if (asprintf(&argument, "%s=%s", argument_table[k].option, value) < 0 ||
+                    strv_append(&v, argument) < 0)
                         return -ENOMEM;
         }
         *ret = TAKE_PTR(v);

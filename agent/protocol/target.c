@@ -122,8 +122,8 @@ int target_parse(const char *path, const Settings *settings, Target *ret, Error 
         if (path[0] != '/')
                 return error_set(err, ERROR_TARGET_INVALID, EINVAL, "Target '%s' is not an absolute path", path);
         if (n >= PATH_MAX)
-                return error_set(err, ERROR_TARGET_INVALID, ENAMETOOLONG, "Target path is %zu bytes long, at most %d are possible",
-                                 n, PATH_MAX - 1);
+                return error_set(err, ERROR_TARGET_INVALID, ENAMETOOLONG,
+                                 "Target path is %zu bytes long, at most %d are possible", n, PATH_MAX - 1);
         if (n > 1 && path[n - 1] == '/')
                 n--;
 
@@ -139,7 +139,8 @@ int target_parse(const char *path, const Settings *settings, Target *ret, Error 
                 return error_oom(err);
         if (r < 0)
                 return error_set(err, ERROR_TARGET_NOT_ALLOWED, EPERM,
-                                 "Target %s is neither a volume directory of a pod below %s nor allowed by configuration",
+                                 "Target %s is neither a volume directory of a pod below %s nor allowed by "
+                                 "configuration",
                                  trimmed, settings->kubelet_root);
         *ret = t;
         t = TARGET_INIT;

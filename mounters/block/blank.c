@@ -213,8 +213,8 @@ int block_prove_blank(Mounter *m, int fd, uint64_t size, const BlockStorage *s, 
                 return r;
         if (l.total > m->settings.max_proof_bytes)
                 return error_set(err, ERROR_PROOF_TOO_LARGE, EFBIG,
-                                 "To prove that %s is blank, %" PRIu64 " bytes would have to be read; at most %" PRIu64
-                                 " are allowed",
+                                 "To prove that %s is blank, %" PRIu64
+                                 " bytes would have to be read; at most %" PRIu64 " are allowed",
                                  device_name(fd, name, sizeof(name)), l.total, m->settings.max_proof_bytes);
 
         BlankReader b = { .m = m, .fd = fd, .direct_fd = -EBADF, .total = l.total };

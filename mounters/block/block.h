@@ -71,7 +71,8 @@ uint64_t block_minimum_size(const char *fs_type);
 const char *block_fs_type(const char *fs_type, Error *err);
 
 /* mkfs on a path that is proved blank or of our own making (create). -U uuid; force only for an interrupted xfs of our own. */
-int block_mkfs(Mounter *m, const char *path, int inherit_fd, const char *fs_type, const char *uuid, bool force, Error *err);
+int block_mkfs(Mounter *m, const char *path, int inherit_fd, const char *fs_type, const char *uuid, bool force,
+               Error *err);
 void block_new_uuid(char ret[static 37]);
 
 /* Slots' bodies for block kinds: each takes v->device, checks it against v->device_number, and serves the slot of that name. */
@@ -85,8 +86,8 @@ int block_grow(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
  * The lasting memory, <state dir>/volumes/<lasting_id>.json: { version, identity, fsType, uuid, size, formatted (time) }.
  * Durable when it returns. remember is called with the file system's data before it is first mounted or its image is linked in.
  */
-int block_remember(Mounter *m, const char *lasting_id, const char *identity, const char *fs_type, const char *uuid,
-                   uint64_t size, Error *err);
+int block_remember(Mounter *m, const char *lasting_id, const char *identity, const char *fs_type,
+                   const char *uuid, uint64_t size, Error *err);
 /* 1: was formatted, 0: no memory; unreadable memory counts as formatted. */
 int block_was_formatted(Mounter *m, const char *lasting_id, Error *err);
 int block_forget(Mounter *m, const char *lasting_id, Error *err);

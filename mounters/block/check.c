@@ -94,8 +94,8 @@ int block_fsck(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
         if (q < 0)
                 return q;
         if (q == 0)
-                return error_set(err, ERROR_BUSY, EBUSY, "%s is mounted or claimed elsewhere and cannot be checked",
-                                 v->device);
+                return error_set(err, ERROR_BUSY, EBUSY,
+                                 "%s is mounted or claimed elsewhere and cannot be checked", v->device);
 
         mounter_progress(m, "fsck", 0, 0);
         q = mounter_run(m, (char *[]) { (char *) "e2fsck", (char *) "-p", v->device, NULL }, fd, &output);
@@ -106,6 +106,6 @@ int block_fsck(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
         /* "Reboot" is meant for a mounted root; without anybody having it mounted nothing holds old blocks. */
         if (q <= E2FSCK_CORRECTED || ((q & ~E2FSCK_CORRECTED) == E2FSCK_REBOOT && device_is_free(v, NULL) > 0))
                 return 0;
-        return error_set(err, ERROR_FSCK_FAILED, EUCLEAN, "e2fsck -p %s failed (exit status %d): %s", v->device, q,
-                         str_or(output, "no output"));
+        return error_set(err, ERROR_FSCK_FAILED, EUCLEAN, "e2fsck -p %s failed (exit status %d): %s", v->device,
+                         q, str_or(output, "no output"));
 }

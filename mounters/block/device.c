@@ -75,7 +75,8 @@ int device_lock(int fd, Error *err)
                 clock_gettime(CLOCK_BOOTTIME, &now);
                 if (now.tv_sec - start.tv_sec >= LOCK_WAIT_SECONDS)
                         return error_set(err, ERROR_BUSY, EBUSY,
-                                         "Another process (udev, mkfs, fsck, …) has had %s locked for %d seconds",
+                                         "Another process (udev, mkfs, fsck, …) has had %s locked for %d "
+                                         "seconds",
                                          device_name(fd, name, sizeof(name)), LOCK_WAIT_SECONDS);
                 (void) nanosleep(&pause, NULL);
         }

@@ -85,8 +85,10 @@ static int format_judge_found(Format *f, const ProbeResult *p, FormatPlan *ret, 
                         if (err->code == ERROR_FILESYSTEM_MISMATCH)
                                 err->code = ERROR_NOT_BLANK;
                         error_prefix(err,
-                                     "A formatting as %s (UUID %s) was begun and interrupted, and something else was "
-                                     "put there since; if that is to stay, run: berthctl forget --formatted VOLUME",
+                                     "A formatting as %s (UUID %s) was begun and interrupted, and something "
+                                     "else was "
+                                     "put there since; if that is to stay, run: berthctl forget --formatted "
+                                     "VOLUME",
                                      f->intent.fs_type, f->intent.uuid);
                 }
                 return r;
@@ -99,8 +101,9 @@ static int format_judge_found(Format *f, const ProbeResult *p, FormatPlan *ret, 
                 return r;
         if (r > 0 && !format_intent_fits(f))
                 return error_set(err, ERROR_NOT_BLANK, EEXIST,
-                                 "%s holds an unfinished xfs of our own, but had %" PRIu64 " bytes then and has %" PRIu64
-                                 " now", f->v->device, f->intent.size, f->size);
+                                 "%s holds an unfinished xfs of our own, but had %" PRIu64
+                                 " bytes then and has %" PRIu64 " now",
+                                 f->v->device, f->intent.size, f->size);
         if (str_replace(&f->uuid, p->uuid) < 0)
                 return error_oom(err);
         *ret = r > 0 ? PLAN_FORCE : PLAN_FINISHED;
@@ -159,7 +162,8 @@ static int format_unchanged(Format *f, const char *version, Error *err)
                 return r;
         if (size != f->size)
                 return error_set(err, ERROR_DEVICE_CHANGED, EAGAIN,
-                                 "The size of %s changed from %" PRIu64 " to %" PRIu64 " bytes while it was examined",
+                                 "The size of %s changed from %" PRIu64 " to %" PRIu64
+                                 " bytes while it was examined",
                                  f->v->device, f->size, size);
         if (!str_equal(version, now))
                 return error_set(err, ERROR_DEVICE_CHANGED, EAGAIN,
@@ -222,8 +226,9 @@ static int format_confirm(Format *f, Error *err)
 
         int r = format_look(f, &now, err);
         if (r >= 0 && now != PLAN_FINISHED)
-                r = error_set(err, ERROR_FORMAT_FAILED, EIO, "mkfs reported success, but no %s with UUID %s is on %s",
-                              f->fs_type, f->intent.uuid, f->v->device);
+                r = error_set(err, ERROR_FORMAT_FAILED, EIO,
+                              "mkfs reported success, but no %s with UUID %s is on %s", f->fs_type,
+                              f->intent.uuid, f->v->device);
         return r;
 }
 
@@ -257,8 +262,8 @@ static int format_open(Format *f, Error *err)
         f->has_intent = r > 0;
         if (f->size < minimum)
                 return error_set(err, ERROR_TOO_SMALL, ENOSPC,
-                                 "%s has %" PRIu64 " bytes, and the smallest %s has %" PRIu64, f->v->device, f->size,
-                                 f->fs_type, minimum);
+                                 "%s has %" PRIu64 " bytes, and the smallest %s has %" PRIu64, f->v->device,
+                                 f->size, f->fs_type, minimum);
         return 0;
 }
 

@@ -73,7 +73,8 @@ static int growth_xfs(const MounterVolume *v, int dir_fd, Growth *g, Error *err)
         XfsGeometry geometry = {};
 
         if (ioctl(dir_fd, XFS_GEOMETRY, &geometry) < 0)
-                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the geometry of %s: %m", v->staging_path);
+                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the geometry of %s: %m",
+                                 v->staging_path);
         g->block = geometry.blocksize;
         g->size = geometry.datablocks * geometry.blocksize;
         g->argv[0] = "xfs_growfs";
@@ -87,7 +88,8 @@ static int growth_btrfs(const MounterVolume *v, int dir_fd, Growth *g, Error *er
         struct btrfs_ioctl_dev_info_args info = { .devid = 1 };
 
         if (ioctl(dir_fd, BTRFS_IOC_DEV_INFO, &info) < 0)
-                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the size of %s: %m", v->staging_path);
+                return error_set(err, ERROR_GROW_FAILED, errno, "Cannot read the size of %s: %m",
+                                 v->staging_path);
         g->block = 4096;
         g->size = info.total_bytes;
         g->argv[0] = "btrfs";
@@ -110,7 +112,8 @@ static int growth_inspect(const MounterVolume *v, int device_fd, Growth *g, Erro
         if (fs.f_type == BTRFS_SUPER_MAGIC) /* its st_dev is not the device's */
                 return growth_btrfs(v, dir, g, err);
         if (st.st_dev != v->device_number)
-                return error_set(err, ERROR_CONFLICT, ENODEV, "%s is not mounted at %s", v->device, v->staging_path);
+                return error_set(err, ERROR_CONFLICT, ENODEV, "%s is not mounted at %s", v->device,
+                                 v->staging_path);
         if (fs.f_type == EXT4_SUPER_MAGIC)
                 return growth_ext(v, device_fd, g, err);
         if (fs.f_type == XFS_SUPER_MAGIC)
@@ -138,7 +141,8 @@ int block_grow(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 
         if (size < g.size)
                 return error_set(err, ERROR_SHRINK, EINVAL,
-                                 "%s has %" PRIu64 " bytes and its file system %" PRIu64, v->device, size, g.size);
+                                 "%s has %" PRIu64 " bytes and its file system %" PRIu64, v->device, size,
+                                 g.size);
         if (size - g.size >= g.block) {
                 mounter_progress(m, "grow", g.size, size);
                 q = mounter_run(m, (char *const *) g.argv, fd, &output);

@@ -66,9 +66,9 @@ int intent_read(Mounter *m, const char *lasting_id, FormatIntent *ret, Error *er
 int intent_write(Mounter *m, const char *lasting_id, const char *identity, const FormatIntent *i, Error *err)
 {
         _cleanup_json_ json_t *object =
-                        json_pack("{s:i, s:s, s:s*, s:s, s:s, s:I, s:I}", "version", INTENT_VERSION, "id", lasting_id,
-                                  "identity", identity, "fsType", i->fs_type, "uuid", i->uuid, "size",
-                                  (json_int_t) i->size, "begun", (json_int_t) time(NULL));
+                        json_pack("{s:i, s:s, s:s*, s:s, s:s, s:I, s:I}", "version", INTENT_VERSION, "id",
+                                  lasting_id, "identity", identity, "fsType", i->fs_type, "uuid", i->uuid,
+                                  "size", (json_int_t) i->size, "begun", (json_int_t) time(NULL));
         if (!object)
                 return error_set(err, ERROR_RECORD_FAILED, EINVAL, "Cannot describe the formatting of %s as JSON",
                                  lasting_id);

@@ -121,10 +121,9 @@ int state_file_read(Mounter *m, const char *directory, const char *lasting_id, j
 int block_remember(Mounter *m, const char *lasting_id, const char *identity, const char *fs_type,
                    const char *uuid, uint64_t size, Error *err)
 {
-        _cleanup_json_ json_t *object =
-                        json_pack("{s:i, s:s*, s:s, s:s, s:I, s:I}", "version", MEMORY_VERSION, "identity", identity,
-                                  "fsType", fs_type, "uuid", uuid, "size", (json_int_t) size, "formatted",
-                                  (json_int_t) time(NULL));
+        _cleanup_json_ json_t *object = json_pack("{s:i, s:s*, s:s, s:s, s:I, s:I}", "version", MEMORY_VERSION,
+                                                  "identity", identity, "fsType", fs_type, "uuid", uuid, "size",
+                                                  (json_int_t) size, "formatted", (json_int_t) time(NULL));
         if (!object)
                 return error_set(err, ERROR_RECORD_FAILED, EINVAL,
                                  "Cannot describe the new file system of %s as JSON", lasting_id);
@@ -180,7 +179,8 @@ int block_forget_identity(Mounter *m, const char *identity, Error *err)
 
         if (!dir) {
                 close_fd(fd);
-                return error_set(err, ERROR_RECORD_FAILED, fd < 0 ? fd : errno, "Cannot list " DIRECTORY " in the state directory");
+                return error_set(err, ERROR_RECORD_FAILED, fd < 0 ? fd : errno,
+                                 "Cannot list " DIRECTORY " in the state directory");
         }
         for (struct dirent *d; (d = readdir(dir));) {
                 _cleanup_json_ json_t *object = NULL;
@@ -197,5 +197,7 @@ int block_forget_identity(Mounter *m, const char *identity, Error *err)
                         return r;
                 n++;
         }
-        return n > 0 ? 0 : error_set(err, ERROR_NOT_FOUND, ENOENT, "There is no memory of a file system on %s", identity);
+        return n > 0 ? 0
+                     : error_set(err, ERROR_NOT_FOUND, ENOENT, "There is no memory of a file system on %s",
+                                 identity);
 }

@@ -61,7 +61,8 @@ const char *block_fs_type(const char *fs_type, Error *err)
         const FsKind *k = fs_kind(str_or(fs_type, "ext4"));
 
         if (!k) {
-                error_set(err, ERROR_UNKNOWN_FILESYSTEM, EINVAL, "The file system type \"%s\" is not known", fs_type);
+                error_set(err, ERROR_UNKNOWN_FILESYSTEM, EINVAL, "The file system type \"%s\" is not known",
+                          fs_type);
                 return NULL;
         }
         return k->name;
@@ -83,8 +84,8 @@ void block_new_uuid(char ret[static 37])
                 ;
         b[6] = (uint8_t) ((b[6] & 0x0f) | 0x40); /* RFC 9562: version 4 */
         b[8] = (uint8_t) ((b[8] & 0x3f) | 0x80);
-        snprintf(ret, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2],
-                 b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+        snprintf(ret, 37, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1],
+                 b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
 }
 
 /* The size behind a path, 0 if it cannot be told (mkfs will then say so itself). */
@@ -105,8 +106,8 @@ int block_mkfs(Mounter *m, const char *path, int inherit_fd, const char *fs_type
         size_t n = 0;
 
         if (!k)
-                return error_set(err, ERROR_UNKNOWN_FILESYSTEM, EINVAL, "The file system type \"%s\" is not known",
-                                 fs_type);
+                return error_set(err, ERROR_UNKNOWN_FILESYSTEM, EINVAL,
+                                 "The file system type \"%s\" is not known", fs_type);
         switch (k->tool) {
         case FS_TOOL_MKE2FS:
                 argv[n++] = "mke2fs";
@@ -157,7 +158,7 @@ int block_mkfs(Mounter *m, const char *path, int inherit_fd, const char *fs_type
         if (r < 0)
                 return error_set(err, ERROR_FORMAT_FAILED, r, "Cannot run %s: %s", argv[0], strerror(-r));
         if (r > 0)
-                return error_set(err, ERROR_FORMAT_FAILED, EIO, "%s on %s failed (exit status %d): %s", argv[0], path,
-                                 r, str_or(output, "no output"));
+                return error_set(err, ERROR_FORMAT_FAILED, EIO, "%s on %s failed (exit status %d): %s", argv[0],
+                                 path, r, str_or(output, "no output"));
         return 0;
 }

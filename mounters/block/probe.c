@@ -229,8 +229,8 @@ int probe_refuse(int fd, const char *fs_type, const ProbeResult *p, Error *err)
                                  device);
         if (p->bad_checksum)
                 return error_set(err, fs_type_is_ext(p->type) ? ERROR_FSCK_FAILED : ERROR_NOT_BLANK, EUCLEAN,
-                                 "%s holds %s (%s) whose superblock has a wrong checksum, its magic at offset %" PRIu64
-                                 ". Look at it with: blkid -p %s",
+                                 "%s holds %s (%s) whose superblock has a wrong checksum, its magic at offset "
+                                 "%" PRIu64 ". Look at it with: blkid -p %s",
                                  device, p->type, str_or(p->usage, "unknown"), p->offset, device);
         if (str_equal(p->usage, "filesystem") && block_minimum_size(p->type) > 0)
                 return error_set(err, ERROR_FILESYSTEM_MISMATCH, EEXIST,
@@ -238,6 +238,7 @@ int probe_refuse(int fd, const char *fs_type, const ProbeResult *p, Error *err)
                                  "), and %s was asked for. Look at it with: blkid -p %s",
                                  device, p->type, str_or(p->uuid, "none"), p->offset, fs_type, device);
         return error_set(err, ERROR_NOT_BLANK, EEXIST,
-                         "%s holds %s (%s, its magic at offset %" PRIu64 "), not %s. Look at it with: blkid -p %s",
+                         "%s holds %s (%s, its magic at offset %" PRIu64
+                         "), not %s. Look at it with: blkid -p %s",
                          device, p->type, str_or(p->usage, "unknown"), p->offset, fs_type, device);
 }

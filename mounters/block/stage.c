@@ -51,7 +51,8 @@ static int stage_check_ext(const MounterVolume *v, int fd, MounterResult *r, Err
         case EXT_REPLAY:
                 if (ioctl(fd, BLKROGET, &device_read_only) >= 0 && device_read_only)
                         return error_set(err, ERROR_MOUNT_FAILED, EROFS,
-                                         "The file system on %s was not unmounted, and its journal cannot be replayed "
+                                         "The file system on %s was not unmounted, and its journal cannot be "
+                                         "replayed "
                                          "because the device is read-only. Mount the volume read-write once",
                                          v->device);
                 return 0;

@@ -43,7 +43,8 @@ static int mount_state(int fd, MountState *ret)
 
         if (statx(fd, "", STATX_FLAGS | AT_EMPTY_PATH, STATX_MNT_ID | STATX_MNT_ID_UNIQUE | STATX_INO, &sx) < 0)
                 return -errno;
-        if (!(sx.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) || !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
+        if (!(sx.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) ||
+            !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
                 return -EOPNOTSUPP; /* before Linux 5.8 */
         if (fstatfs(fd, &sf) < 0)
                 return -errno;
@@ -60,9 +61,9 @@ static int mount_state(int fd, MountState *ret)
 /* A private copy of the stage's mount, not attached anywhere yet. */
 static int stage_clone(const MounterVolume *v, MountState *ret_stage, Error *err)
 {
-        _cleanup_close_ int fd =
-                        sys_open_tree(AT_FDCWD, v->staging_path,
-                                      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT);
+        _cleanup_close_ int fd = sys_open_tree(AT_FDCWD, v->staging_path,
+                                               OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW |
+                                                               AT_NO_AUTOMOUNT);
         if (fd < 0)
                 return error_set(err, ERROR_MOUNT_FAILED, errno, "Cannot open the stage %s: %m", v->staging_path);
         FAULT_POINT("publish.after-clone");
@@ -87,7 +88,8 @@ static int clone_restrict(int tree_fd, const MounterVolume *v, Error *err)
         };
 
         if (sys_mount_setattr(tree_fd, "", AT_EMPTY_PATH, &attr) < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, errno, "Cannot restrict the mount of %s: %m", v->staging_path);
+                return error_set(err, ERROR_MOUNT_FAILED, errno, "Cannot restrict the mount of %s: %m",
+                                 v->staging_path);
         return 0;
 }
 
@@ -98,14 +100,16 @@ static int target_is_published(const Target *t, int target_fd, const MountState 
         MountState now;
         int k = mount_state(target_fd, &now);
         if (k < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at target %s: %s", t->path, strerror(-k));
+                return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at target %s: %s", t->path,
+                                 strerror(-k));
 
         if (!now.mounted)
                 return 0;
         if (now.device != stage->device || now.inode != stage->inode)
                 return error_set(err, ERROR_CONFLICT, EBUSY, "Something else is mounted on target %s", t->path);
         if (now.read_only != (v->read_only || stage->read_only))
-                return error_set(err, ERROR_CONFLICT, EBUSY, "The volume is mounted on target %s already, but %s", t->path,
+                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                 "The volume is mounted on target %s already, but %s", t->path,
                                  now.read_only ? "read-only" : "read-write");
         r->mount_id = now.mount_id;
         return 1;
@@ -135,13 +139,16 @@ static int target_verify(const Target *t, uint64_t mount_id, Error *err)
         uint64_t found = 0;
         _cleanup_close_ int fd = target_open(t, err);
         if (fd < 0)
-                return error_set(err, ERROR_TARGET_INVALID, EXDEV, "Target %s was moved away during the mount", t->path);
+                return error_set(err, ERROR_TARGET_INVALID, EXDEV, "Target %s was moved away during the mount",
+                                 t->path);
 
         int r = mount_id_at(fd, "", &found, &mounted);
         if (r < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at target %s: %s", t->path, strerror(-r));
+                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at target %s: %s", t->path,
+                                 strerror(-r));
         if (!mounted || found != mount_id)
-                return error_set(err, ERROR_TARGET_INVALID, EXDEV, "Target %s was exchanged during the mount", t->path);
+                return error_set(err, ERROR_TARGET_INVALID, EXDEV, "Target %s was exchanged during the mount",
+                                 t->path);
         return 0;
 }
 
@@ -187,7 +194,8 @@ int fs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 
         k = mount_id_at(AT_FDCWD, v->staging_path, NULL, &staged);
         if (k < 0 && k != -ENOENT)
-                return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at the stage %s: %s", v->staging_path, strerror(-k));
+                return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at the stage %s: %s", v->staging_path,
+                                 strerror(-k));
         if (k < 0 || !staged) {
                 r->next = "stage"; /* somebody has unmounted it */
                 return 0;
@@ -246,6 +254,7 @@ int fs_unpublish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *er
                                  holders ? holders : "");
         }
         if (k < 0)
-                return error_set(err, ERROR_UNMOUNT_FAILED, k, "Cannot unmount target %s: %s", t.path, strerror(-k));
+                return error_set(err, ERROR_UNMOUNT_FAILED, k, "Cannot unmount target %s: %s", t.path,
+                                 strerror(-k));
         return 0;
 }

@@ -82,11 +82,12 @@ static int mount_compare(const FsMountParams *p, Error *err)
                 return 0;
         int r = mounted_device(p->staging_path, &device);
         if (r < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at the mount on %s: %s", p->staging_path,
-                                 strerror(-r));
+                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at the mount on %s: %s",
+                                 p->staging_path, strerror(-r));
         if (device != p->device_number)
-                return error_set(err, ERROR_CONFLICT, EBUSY, "On %s is mounted device %u:%u instead of %s (%u:%u)",
-                                 p->staging_path, major(device), minor(device), p->source, major(p->device_number),
+                return error_set(err, ERROR_CONFLICT, EBUSY,
+                                 "On %s is mounted device %u:%u instead of %s (%u:%u)", p->staging_path,
+                                 major(device), minor(device), p->source, major(p->device_number),
                                  minor(p->device_number));
         return 0;
 }
@@ -94,12 +95,15 @@ static int mount_compare(const FsMountParams *p, Error *err)
 static int mount_failed(struct libmnt_context *context, const FsMountParams *p, int rc, Error *err)
 {
         char reason[512] = "";
-        int e = mnt_context_syscall_called(context) ? mnt_context_get_syscall_errno(context) : rc < 0 ? -rc : EINVAL;
+        int e = mnt_context_syscall_called(context) ? mnt_context_get_syscall_errno(context)
+                : rc < 0                            ? -rc
+                                                    : EINVAL;
 
         (void) mnt_context_get_excode(context, rc, reason, sizeof(reason));
-        return error_set(err, e == ENOSPC ? ERROR_NO_SPACE : ERROR_MOUNT_FAILED, e, "Cannot mount %s on %s as %s: %s%s%s%s",
-                         p->source, p->staging_path, p->fs_type, *reason ? reason : strerror(e),
-                         *reason ? " (" : "", *reason ? strerror(e) : "", *reason ? ")" : "");
+        return error_set(err, e == ENOSPC ? ERROR_NO_SPACE : ERROR_MOUNT_FAILED, e,
+                         "Cannot mount %s on %s as %s: %s%s%s%s", p->source, p->staging_path, p->fs_type,
+                         *reason ? reason : strerror(e), *reason ? " (" : "", *reason ? strerror(e) : "",
+                         *reason ? ")" : "");
 }
 
 /* Neither utab (a block file system has no _netdev) nor helpers (mount.<type>) nor canonicalisation are needed here. */
@@ -107,10 +111,11 @@ static int mount_make(const FsMountParams *p, Error *err)
 {
         _cleanup_(mnt_free_contextp) struct libmnt_context *context = mnt_new_context();
 
-        if (!context || mnt_context_disable_mtab(context, 1) < 0 || mnt_context_disable_helpers(context, 1) < 0 ||
-            mnt_context_disable_canonicalize(context, 1) < 0 || mnt_context_set_source(context, p->source) < 0 ||
-            mnt_context_set_target(context, p->staging_path) < 0 || mnt_context_set_fstype(context, p->fs_type) < 0 ||
-            mnt_context_set_options(context, p->options) < 0)
+        if (!context || mnt_context_disable_mtab(context, 1) < 0 ||
+            mnt_context_disable_helpers(context, 1) < 0 || mnt_context_disable_canonicalize(context, 1) < 0 ||
+            mnt_context_set_source(context, p->source) < 0 ||
+            mnt_context_set_target(context, p->staging_path) < 0 ||
+            mnt_context_set_fstype(context, p->fs_type) < 0 || mnt_context_set_options(context, p->options) < 0)
                 return error_oom(err);
 
         int rc = mnt_context_mount(context);
@@ -124,10 +129,11 @@ static int mount_finish(const FsMountParams *p, uint64_t *ret_mount_id, Error *e
         bool mounted = false;
         int r = mount_id_at(AT_FDCWD, p->staging_path, ret_mount_id, &mounted);
         if (r < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at the mount on %s: %s", p->staging_path,
-                                 strerror(-r));
+                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at the mount on %s: %s",
+                                 p->staging_path, strerror(-r));
         if (!mounted)
-                return error_set(err, ERROR_MOUNT_FAILED, ENOENT, "The mount on %s is not to be seen", p->staging_path);
+                return error_set(err, ERROR_MOUNT_FAILED, ENOENT, "The mount on %s is not to be seen",
+                                 p->staging_path);
         return mount_compare(p, err);
 }
 
@@ -143,7 +149,8 @@ int fs_mount(const FsMountParams *p, uint64_t *ret_mount_id, Error *err)
                                  strerror(-r));
         r = mount_id_at(AT_FDCWD, p->staging_path, NULL, &mounted);
         if (r < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at %s: %s", p->staging_path, strerror(-r));
+                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at %s: %s", p->staging_path,
+                                 strerror(-r));
 
         if (mounted)
                 return mount_finish(p, ret_mount_id, err);
@@ -200,11 +207,13 @@ int fs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
                                  holders ? " by " : "", holders ? holders : "");
         }
         if (k < 0)
-                return error_set(err, ERROR_UNMOUNT_FAILED, k, "Cannot unmount %s: %s", v->staging_path, strerror(-k));
+                return error_set(err, ERROR_UNMOUNT_FAILED, k, "Cannot unmount %s: %s", v->staging_path,
+                                 strerror(-k));
         FAULT_POINT("unstage.before-rmdir");
         /* this also takes away the copies of the mount that other mount namespaces have (since Linux 3.18) */
         if (unlinkat(parent_fd, name, AT_REMOVEDIR) < 0 && errno != ENOENT)
-                return error_set(err, ERROR_UNMOUNT_FAILED, errno, "Cannot remove the directory %s: %m", v->staging_path);
+                return error_set(err, ERROR_UNMOUNT_FAILED, errno, "Cannot remove the directory %s: %m",
+                                 v->staging_path);
         FAULT_POINT("unstage.after-rmdir");
         return 0;
 }
@@ -266,7 +275,8 @@ static const char *ailment_text(int ailment)
 /* Errors that no waiting cures: the server, the device or the file system below this mount is not the one it was. */
 static bool ailment_is_corruption(int ailment)
 {
-        return ailment == -EIO || ailment == -ESTALE || ailment == -ENOTCONN || ailment == -ENODEV || ailment == -ESHUTDOWN;
+        return ailment == -EIO || ailment == -ESTALE || ailment == -ENOTCONN || ailment == -ENODEV ||
+               ailment == -ESHUTDOWN;
 }
 
 int fs_stats(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)

@@ -187,7 +187,8 @@ static bool consists_of(const char *value, const char *extra)
         if (!*value || strlen(value) > 255)
                 return false;
         for (const char *p = value; *p; p++) {
-                bool alphanumeric = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9');
+                bool alphanumeric = (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
+                                    (*p >= '0' && *p <= '9');
                 if (!alphanumeric && !strchr(extra, *p))
                         return false;
         }
@@ -248,7 +249,8 @@ static int option_check(const char *fs_type, unsigned families, const char *opti
 
         if (!option_is_safe_text(option))
                 return error_set(err, ERROR_FORBIDDEN_OPTION, EINVAL,
-                                 "Mount option '%s' is empty or holds a comma, a quote or a control character", option);
+                                 "Mount option '%s' is empty or holds a comma, a quote or a control character",
+                                 option);
         if (strcmp(option, "ro") == 0 || strcmp(option, "rw") == 0)
                 return error_set(err, ERROR_FORBIDDEN_OPTION, EINVAL,
                                  "Mount option '%s' is not possible: the volume's readOnly decides", option);
@@ -258,13 +260,15 @@ static int option_check(const char *fs_type, unsigned families, const char *opti
                     memcmp(allowed[i].name, option, n) != 0 ||
                     !value_is_valid(allowed[i].kind, value, allowed[i].choices))
                         continue;
-                if (allowed[i].kind == VALUE_CONTEXT && asprintf(&quoted, "%s=\"%s\"", allowed[i].name, value) < 0) {
+                if (allowed[i].kind == VALUE_CONTEXT &&
+                    asprintf(&quoted, "%s=\"%s\"", allowed[i].name, value) < 0) {
                         quoted = NULL;
                         return error_oom(err);
                 }
                 return option_append(options, quoted ? quoted : option) < 0 ? error_oom(err) : 0;
         }
-        return error_set(err, ERROR_FORBIDDEN_OPTION, EPERM, "Mount option '%s' is not allowed for %s", option, fs_type);
+        return error_set(err, ERROR_FORBIDDEN_OPTION, EPERM, "Mount option '%s' is not allowed for %s", option,
+                         fs_type);
 }
 
 int fs_options_check(const char *fs_type, char *const *options, bool read_only, char **ret, Error *err)
@@ -273,7 +277,8 @@ int fs_options_check(const char *fs_type, char *const *options, bool read_only, 
         unsigned families = fs_families(type);
 
         if (families == 0)
-                return error_set(err, ERROR_UNKNOWN_FILESYSTEM, EINVAL, "File system '%s' is not supported", type);
+                return error_set(err, ERROR_UNKNOWN_FILESYSTEM, EINVAL, "File system '%s' is not supported",
+                                 type);
 
         _cleanup_free_ char *joined = strdup(read_only ? "ro,nosuid,nodev" : "rw,nosuid,nodev");
         if (!joined)

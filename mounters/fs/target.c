@@ -24,13 +24,14 @@ static int target_error(const Target *t, int r, Error *err)
         case ENOENT:
                 return error_set(err, ERROR_TARGET_MISSING, r, "Target %s does not exist", t->path);
         case EXDEV:
-                return error_set(err, ERROR_TARGET_INVALID, r, "Target %s was moved out of %s while it was looked up", t->path,
-                                 t->root);
+                return error_set(err, ERROR_TARGET_INVALID, r,
+                                 "Target %s was moved out of %s while it was looked up", t->path, t->root);
         case ELOOP:
-                return error_set(err, ERROR_TARGET_INVALID, r, "Target %s is reached through a symbolic link", t->path);
-        case ENOTDIR:
-                return error_set(err, ERROR_TARGET_INVALID, r, "Target %s, or something above it, is not a directory",
+                return error_set(err, ERROR_TARGET_INVALID, r, "Target %s is reached through a symbolic link",
                                  t->path);
+        case ENOTDIR:
+                return error_set(err, ERROR_TARGET_INVALID, r,
+                                 "Target %s, or something above it, is not a directory", t->path);
         case ENAMETOOLONG:
                 return error_set(err, ERROR_TARGET_INVALID, r, "Target %s is too long", t->path);
         default:

@@ -42,7 +42,9 @@ void snapshot_sort(Snapshot *s)
 const MountView *snapshot_find_mount(const Snapshot *s, const char *target, dev_t device)
 {
         const MountView wanted = { .target = (char *) target };
-        const MountView *found = s->n_mounts ? bsearch(&wanted, s->mounts, s->n_mounts, sizeof(MountView), compare_mounts) : NULL;
+        const MountView *found = s->n_mounts ? bsearch(&wanted, s->mounts, s->n_mounts, sizeof(MountView),
+                                                       compare_mounts)
+                                             : NULL;
         const MountView *end = s->mounts + s->n_mounts;
 
         if (!found)
@@ -59,7 +61,8 @@ static const VolumeView *find_volume(const Snapshot *s, const char *key)
 {
         const VolumeView wanted = { .key = (char *) key };
 
-        return s->n_volumes ? bsearch(&wanted, s->volumes, s->n_volumes, sizeof(VolumeView), compare_volumes) : NULL;
+        return s->n_volumes ? bsearch(&wanted, s->volumes, s->n_volumes, sizeof(VolumeView), compare_volumes)
+                            : NULL;
 }
 
 static bool kind_is_in(char *const *kinds, const char *key)
@@ -134,7 +137,9 @@ PublishEntry *index_find_publish(const Index *x, const char *target)
 {
         const PublishEntry wanted = { .target = target };
 
-        return x->n_publishes ? bsearch(&wanted, x->publishes, x->n_publishes, sizeof(PublishEntry), compare_publishes) : NULL;
+        return x->n_publishes ? bsearch(&wanted, x->publishes, x->n_publishes, sizeof(PublishEntry),
+                                        compare_publishes)
+                              : NULL;
 }
 
 Entry *index_find_key(const Snapshot *s, const Index *x, const char *key)
@@ -163,7 +168,7 @@ static void index_match(const Snapshot *s, Index *x)
         for (size_t i = 0; i < s->n_volumes; i++) {
                 const VolumeView *v = &s->volumes[i];
 
-                x->entries[i] = (Entry) { .key = v->key, .device = v->device, .foreign = v->foreign, .volume = v };
+                x->entries[i] = (Entry){.key = v->key, .device = v->device, .foreign = v->foreign, .volume = v};
         }
         x->n_entries = x->n_volumes = s->n_volumes;
         for (size_t i = 0; i < s->n_devices; i++) {
@@ -175,7 +180,8 @@ static void index_match(const Snapshot *s, Index *x)
                 if (!e)
                         x->entries[x->n_entries++] = (Entry) { .key = d->key, .device = (dev_t) d->device_number,
                                                                .foreign = d->foreign, .scanned = d };
-                else if (!e->scanned || d->device_number == e->device || (e->scanned->foreign && !d->foreign && e->scanned->device_number != e->device))
+                else if (!e->scanned || d->device_number == e->device ||
+                         (e->scanned->foreign && !d->foreign && e->scanned->device_number != e->device))
                         e->scanned = d;
         }
 }
@@ -203,9 +209,9 @@ static void index_move(const Snapshot *s, Index *x)
 static bool device_is_reused(const Snapshot *s, const Index *x, const Entry *e)
 {
         const StepDevice wanted = { .device_number = e->device }, *p = &wanted;
-        const StepDevice **found = s->n_devices ?
-                                           bsearch(&p, x->by_number, s->n_devices, sizeof(*x->by_number), compare_by_number) :
-                                           NULL;
+        const StepDevice **found = s->n_devices ? bsearch(&p, x->by_number, s->n_devices, sizeof(*x->by_number),
+                                                          compare_by_number)
+                                                : NULL;
 
         return e->volume && e->device != 0 && found && strcmp((*found)->key, e->key) != 0;
 }

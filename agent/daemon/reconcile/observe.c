@@ -57,7 +57,8 @@ static dev_t mount_device(struct libmnt_fs *fs)
 
         if (major(number) != 0 || !name || strchr(name, '/') ||
             snprintf(path, sizeof(path), "/sys/class/block/%s/dev", name) >= (int) sizeof(path) ||
-            read_file_at(AT_FDCWD, path, 64, &text, NULL) < 0 || sscanf(text, "%u:%u", &major_number, &minor_number) != 2)
+            read_file_at(AT_FDCWD, path, 64, &text, NULL) < 0 ||
+            sscanf(text, "%u:%u", &major_number, &minor_number) != 2)
                 return number;
         return makedev(major_number, minor_number);
 }

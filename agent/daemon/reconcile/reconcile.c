@@ -84,15 +84,18 @@ static char **apply_all(Manager *m, const Plan *plan)
         for (size_t i = 0; i < plan->n_steps; i++) {
                 const PlanStep *s = &plan->steps[i];
                 const LogField fields[] = {
-                        { "VOLUME", s->volume }, { "TARGET", s->target }, { "STEP", plan_step_type_to_string(s->type) }, { NULL, NULL },
+                                {"VOLUME", s->volume},
+                                {"TARGET", s->target},
+                                {"STEP", plan_step_type_to_string(s->type)},
+                                {NULL, NULL},
                 };
                 FAULT_POINT("agent.reconcile-before-step");
                 int r = reconcile_apply(m, s);
                 FAULT_POINT("agent.reconcile-after-step");
                 const char *result = r < 0 ? strerror(-r) : "ok";
 
-                log_fields(r < 0 || s->type == PLAN_REPORT ? LOG_WARNING : LOG_INFO, fields, "Reconcile: %s: %s: %s",
-                           plan_step_type_to_string(s->type), s->reason, result);
+                log_fields(r < 0 || s->type == PLAN_REPORT ? LOG_WARNING : LOG_INFO, fields,
+                           "Reconcile: %s: %s: %s", plan_step_type_to_string(s->type), s->reason, result);
                 if (strv_append(&results, result) < 0)
                         return NULL;
         }
@@ -169,7 +172,8 @@ static int conclude(Reconcile *rc, Error *err)
         for (size_t i = 0; i < rc->n_calls; i++)
                 answer(rc->calls[i], &plan, results);
         if (rc->apply && plan.wait && !rc->wait_timer)
-                (void) sd_event_add_time_relative(m->event, &rc->wait_timer, CLOCK_BOOTTIME, WAIT_USEC, 10000, on_wait_timer, rc);
+                (void) sd_event_add_time_relative(m->event, &rc->wait_timer, CLOCK_BOOTTIME, WAIT_USEC, 10000,
+                                                  on_wait_timer, rc);
         return 0;
 }
 
@@ -206,7 +210,8 @@ void reconcile_scanned(Manager *m, const char *kind, StepResult *result)
         if (kind && !result && strv_append(&s->silent, kind) < 0)
                 strv_free(TAKE_PTR(s->kinds)); /* then nothing is known for sure */
         if (result) {
-                StepDevice *grown = reallocarray(s->devices, s->n_devices + result->n_devices + 1, sizeof(*grown));
+                StepDevice *grown =
+                                reallocarray(s->devices, s->n_devices + result->n_devices + 1, sizeof(*grown));
 
                 if (grown) {
                         s->devices = grown;
@@ -274,7 +279,8 @@ void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_
                               : calls_add(&rc->calls, &rc->n_calls, call);
         if (r < 0) {
                 if (r == -E2BIG)
-                        error_set(&err, ERROR_LIMIT_EXCEEDED, EAGAIN, "%u requests wait for the next reconcile", CALLS_MAX);
+                        error_set(&err, ERROR_LIMIT_EXCEEDED, EAGAIN, "%u requests wait for the next reconcile",
+                                  CALLS_MAX);
                 else
                         error_oom(&err);
                 if (call)

@@ -102,8 +102,8 @@ static void watch_look_soon(Watch *w)
         if (interval > LOOK_INTERVAL_MAX_USEC)
                 interval = LOOK_INTERVAL_MAX_USEC;
         due = w->looked_usec + interval;
-        if (sd_event_add_time_relative(w->manager->event, &w->look_timer, CLOCK_BOOTTIME, due > now ? due - now : 0, 10000,
-                                       on_look_timer, w) < 0)
+        if (sd_event_add_time_relative(w->manager->event, &w->look_timer, CLOCK_BOOTTIME,
+                                       due > now ? due - now : 0, 10000, on_look_timer, w) < 0)
                 log_warning("Out of memory: a change of the mount table is looked at by the timer only");
 }
 
@@ -125,7 +125,8 @@ static int compare_ids(const void *a, const void *b)
 /* Mount IDs rise: ours are mostly outside the range of what others have made and undone just now. 0: one that is not known. */
 static bool detached_has(const Detached *d, uint64_t id)
 {
-        return id == 0 || (id >= d->ids[0] && id <= d->ids[d->n - 1] && bsearch(&id, d->ids, d->n, sizeof(id), compare_ids));
+        return id == 0 || (id >= d->ids[0] && id <= d->ids[d->n - 1] &&
+                           bsearch(&id, d->ids, d->n, sizeof(id), compare_ids));
 }
 
 /*
@@ -192,8 +193,8 @@ static int on_mount_event(sd_event_source *s, int fd, uint32_t revents, void *us
                         watch_look_soon(w);
         /* let events gather: on a node with many changes, one wake-up for all of a tenth of a second */
         (void) sd_event_source_set_enabled(s, SD_EVENT_OFF);
-        if (sd_event_add_time_relative(w->manager->event, &w->mount_resume, CLOCK_BOOTTIME, EVENTS_PAUSE_USEC, 10000,
-                                       on_mount_resume, w) < 0)
+        if (sd_event_add_time_relative(w->manager->event, &w->mount_resume, CLOCK_BOOTTIME, EVENTS_PAUSE_USEC,
+                                       10000, on_mount_resume, w) < 0)
                 return sd_event_source_set_enabled(s, SD_EVENT_ON);
         return 0;
 }
@@ -215,11 +216,13 @@ static int open_fanotify(void)
         _cleanup_close_ int ns = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);
         if (ns < 0)
                 return -errno;
-        _cleanup_close_ int fd = (int) syscall(SYS_fanotify_init,
-                                               FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_REPORT_MNT, 0);
+        _cleanup_close_ int fd = (int) syscall(
+                        SYS_fanotify_init,
+                        FAN_CLASS_NOTIF | FAN_CLOEXEC | FAN_NONBLOCK | FAN_UNLIMITED_QUEUE | FAN_REPORT_MNT, 0);
         if (fd < 0)
                 return -errno;
-        if (syscall(SYS_fanotify_mark, fd, FAN_MARK_ADD | FAN_MARK_MNTNS, (uint64_t) (FAN_MNT_ATTACH | FAN_MNT_DETACH), ns, NULL) < 0)
+        if (syscall(SYS_fanotify_mark, fd, FAN_MARK_ADD | FAN_MARK_MNTNS,
+                    (uint64_t) (FAN_MNT_ATTACH | FAN_MNT_DETACH), ns, NULL) < 0)
                 return -errno;
         return TAKE_FD(fd);
 }
@@ -233,7 +236,8 @@ static int watch_mounts(Watch *w)
         if (w->mount_fd < 0)
                 return -errno;
         /* mountinfo is always readable; a change is EPOLLPRI (proc(5)) */
-        return sd_event_add_io(w->manager->event, &w->mount_source, w->mount_fd, w->has_fanotify ? EPOLLIN : EPOLLPRI,
+        return sd_event_add_io(w->manager->event, &w->mount_source, w->mount_fd,
+                               w->has_fanotify ? EPOLLIN : EPOLLPRI,
                                w->has_fanotify ? on_mount_event : on_mountinfo, w);
 }
 
@@ -253,7 +257,8 @@ static bool device_is_ours(const Manager *m, const char *major_text, const char 
 {
         unsigned major_number, minor_number;
 
-        if (!major_text || !minor_text || parse_unsigned(major_text, &major_number) < 0 || parse_unsigned(minor_text, &minor_number) < 0)
+        if (!major_text || !minor_text || parse_unsigned(major_text, &major_number) < 0 ||
+            parse_unsigned(minor_text, &minor_number) < 0)
                 return false;
         for (const Volume *v = m->volumes; v; v = v->hh.next)
                 if (v->device_number == makedev(major_number, minor_number) && !v->holder)
@@ -273,7 +278,8 @@ static int on_uevent(sd_event_source *s, int fd, uint32_t revents, void *userdat
         for (;;) {
                 struct sockaddr_nl sender = {};
                 socklen_t size = sizeof(sender);
-                ssize_t n = recvfrom(fd, buffer, sizeof(buffer) - 1, MSG_DONTWAIT, (struct sockaddr *) &sender, &size);
+                ssize_t n = recvfrom(fd, buffer, sizeof(buffer) - 1, MSG_DONTWAIT, (struct sockaddr *) &sender,
+                                     &size);
 
                 if (n < 0) {
                         if (errno == ENOBUFS) /* some were lost: ours may be among them */
@@ -287,7 +293,8 @@ static int on_uevent(sd_event_source *s, int fd, uint32_t revents, void *userdat
                 if (!action || (strcmp(action, "remove") != 0 && strcmp(action, "change") != 0))
                         continue;
                 if (str_equal(uevent_value(buffer, (size_t) n, "SUBSYSTEM"), "block") &&
-                    device_is_ours(w->manager, uevent_value(buffer, (size_t) n, "MAJOR"), uevent_value(buffer, (size_t) n, "MINOR")))
+                    device_is_ours(w->manager, uevent_value(buffer, (size_t) n, "MAJOR"),
+                                   uevent_value(buffer, (size_t) n, "MINOR")))
                         watch_look_soon(w);
         }
 }
@@ -295,7 +302,8 @@ static int on_uevent(sd_event_source *s, int fd, uint32_t revents, void *userdat
 static int watch_devices(Watch *w)
 {
         struct sockaddr_nl address = { .nl_family = AF_NETLINK, .nl_groups = 1 };
-        _cleanup_close_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
+        _cleanup_close_ int fd =
+                        socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT);
 
         if (fd < 0 || bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0)
                 return -errno;
