@@ -350,7 +350,7 @@ static int pool_new(Manager *m, const char *kind, Pool **ret)
 }
 
 /* Hands idle mounters to those who wait, and starts more up to the cap. */
-static void pool_serve(Pool *pool)
+static void pool_serve_waiting(Pool *pool)
 {
         Operation *op;
 
@@ -384,6 +384,19 @@ static void pool_serve(Pool *pool)
                         return;
                 }
         }
+}
+
+/*
+ * Not from within itself: one who is granted a mounter and fails at once gives it back here. Thousands of them (a full runtime
+ * directory) are so many turns of the loop above, not frames of the stack.
+ */
+static void pool_serve(Pool *pool)
+{
+        if (pool->serving)
+                return;
+        pool->serving = true;
+        pool_serve_waiting(pool);
+        pool->serving = false;
 }
 
 int pools_start(Manager *m)

@@ -45,6 +45,7 @@ struct Pool {
         TAILQ_HEAD(, MounterProcess) mounters;
         struct OperationList waiting;
         sd_event_source *idle_timer;
+        bool serving; /* pool_serve() is at work */
         unsigned n_failed_starts; /* in a row */
         UT_hash_handle hh;
 };
