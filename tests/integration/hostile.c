@@ -237,10 +237,10 @@ Test(hostile, targets_that_are_no_directories)
 /* A target that cannot be is found before anything is begun for it: no image is made, no blank one formatted. */
 Test(hostile, nothing_is_made_for_a_target_that_cannot_be)
 {
-        _cleanup_free_ char *parent = fixture_target(&f, "u", ""), *blank = fixture_image(&f, "blank.img", 16 << 20),
-                            *unmade = text("%s/unmade.img", f.image_dir), *file = text("%s/pods/u/volumes/berth~loop/file", f.kubelet_root);
+        _cleanup_free_ char *blank = fixture_image(&f, "blank.img", 16 << 20), *unmade = text("%s/unmade.img", f.image_dir), *file = text("%s/pods/u/volumes/berth~loop/file", f.kubelet_root);
         _cleanup_mount_params_ MountParams format = loop_params(file, blank, "ext4", false), make = loop_params(file, unmade, "ext4", false);
 
+        free(fixture_target(&f, "u", ""));
         write_text(file, "no directory");
         cr_assert_eq(strmap_set(&make.source, "size", "16M"), 0);
         freeze();
