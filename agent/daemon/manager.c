@@ -59,9 +59,14 @@ static int open_directories(Manager *m, Error *err)
         return r;
 }
 
+/* Only the default one, in berth's own state directory: an operator's may lie on storage that does not answer. */
 static void make_image_directory(Manager *m)
 {
+        size_t n = strlen(m->settings.state_dir);
+
         STRV_FOREACH (dir, m->settings.loop_directories) {
+                if (strncmp(*dir, m->settings.state_dir, n) != 0 || (*dir)[n] != '/')
+                        continue;
                 int r = mkdir_parents(*dir, 0700);
                 if (r < 0)
                         log_warning("Cannot make %s: %s", *dir, strerror(-r));

@@ -133,3 +133,19 @@ Test(activation, socket_is_taken_over_and_notifications_come, .timeout = 60)
         cr_assert_eq(unlink(f.socket), 0);
         fixture_done(&f);
 }
+
+/* An operator's image directory may lie on storage that does not answer: starting must not touch it, nor make it. */
+Test(activation, leaves_an_operators_directories_alone, .timeout = 60)
+{
+        Fixture f;
+        fixture_init(&f);
+        _cleanup_free_ char *elsewhere = NULL, *standard = NULL, *config = NULL;
+
+        cr_assert(asprintf(&elsewhere, "%s/elsewhere", f.dir) > 0);
+        cr_assert(asprintf(&standard, "%s/loop", f.state_dir) > 0);
+        cr_assert(asprintf(&config, "[Loop]\nDirectories=%s %s\n", elsewhere, standard) > 0);
+        fixture_start(&f, config);
+        cr_assert(access(elsewhere, F_OK) < 0, "%s was made", elsewhere);
+        cr_assert_eq(access(standard, F_OK), 0, "%s was not made", standard);
+        fixture_done(&f);
+}
