@@ -12,6 +12,13 @@
 
 #include "protocol/names.h"
 
+/* For a berthd that is started anew; where systemd keeps the socket its requests wait in there, and this is not needed. */
+#define SUCCESSOR_USEC (30 * UINT64_C(1000000))
+#define RECONNECT_MIN_NSEC (20 * 1000 * 1000)
+#define RECONNECT_MAX_NSEC (320 * 1000 * 1000)
+/* Between the answer that berthd is stopping and the end of the connection. */
+#define STOPPING_USEC (2 * UINT64_C(1000000))
+
 uint64_t now_boottime_usec(void)
 {
         struct timespec ts;
@@ -71,6 +78,69 @@ int client_connect(const char *socket, uint64_t deadline_usec, sd_bus **ret, Err
                                  socket);
         *ret = TAKE_PTR(bus);
         return 0;
+}
+
+/* A berthd that drains its node says that it shuts down, too, but goes on: only the connection's end tells. */
+static bool connection_ends(sd_bus *bus, uint64_t deadline_usec)
+{
+        uint64_t end = now_boottime_usec() + STOPPING_USEC;
+
+        if (end > deadline_usec)
+                end = deadline_usec;
+        while (sd_bus_is_open(bus) > 0 && now_boottime_usec() < end) {
+                int r = sd_bus_process(bus, NULL);
+
+                if (r == 0)
+                        r = sd_bus_wait(bus, time_left(end));
+                if (r < 0)
+                        return true;
+        }
+        return sd_bus_is_open(bus) <= 0;
+}
+
+/* Whether berthd took the connection, but is gone without the answer. bus: NULL if it was not even made. */
+static bool was_cut_off(sd_bus *bus, uint64_t deadline_usec, const Error *err)
+{
+        if (!bus)
+                return err->code == ERROR_AGENT_UNREACHABLE &&
+                       (err->error == ECONNRESET || err->error == EPIPE || err->error == ENOTCONN);
+        if (err->code == ERROR_SHUTTING_DOWN)
+                return connection_ends(bus, deadline_usec);
+        return err->code == ERROR_AGENT_UNREACHABLE && sd_bus_is_open(bus) <= 0;
+}
+
+/* Until there is a berthd that takes it. */
+static int connect_to_successor(const char *socket, uint64_t deadline_usec, sd_bus **ret, Error *err)
+{
+        uint64_t give_up_usec = now_boottime_usec() + SUCCESSOR_USEC;
+        struct timespec pause = { .tv_nsec = RECONNECT_MIN_NSEC };
+
+        for (;;) {
+                int r = client_connect(socket, deadline_usec, ret, err);
+                uint64_t now = now_boottime_usec();
+
+                if (r >= 0 || now >= give_up_usec || now >= deadline_usec)
+                        return r;
+                error_done(err);
+                (void) nanosleep(&pause, NULL);
+                if (pause.tv_nsec < RECONNECT_MAX_NSEC)
+                        pause.tv_nsec *= 2;
+        }
+}
+
+int client_ask(const char *socket, uint64_t deadline_usec, ClientAsk ask, void *userdata, Error *err)
+{
+        _cleanup_bus_ sd_bus *bus = NULL;
+        int r = client_connect(socket, deadline_usec, &bus, err);
+
+        if (r >= 0)
+                r = ask(bus, userdata, err);
+        if (r >= 0 || !was_cut_off(bus, deadline_usec, err))
+                return r;
+        error_done(err);
+        bus = sd_bus_close_unref(bus);
+        r = connect_to_successor(socket, deadline_usec, &bus, err);
+        return r < 0 ? r : ask(bus, userdata, err);
 }
 
 int client_new_call(sd_bus *bus, const char *method, sd_bus_message **ret, Error *err)

@@ -20,6 +20,14 @@
  */
 int client_connect(const char *socket, uint64_t deadline_usec, sd_bus **ret, Error *err);
 
+/* One call over the connection, such as client_mount(); may be made twice. */
+typedef int (*ClientAsk)(sd_bus *bus, void *userdata, Error *err);
+/*
+ * Connects and asks. If berthd ends before it has answered, as it does when its package is upgraded, its successor is waited for and
+ * asked the same, once: requests are idempotent. socket and deadline_usec as above.
+ */
+int client_ask(const char *socket, uint64_t deadline_usec, ClientAsk ask, void *userdata, Error *err);
+
 /* Makes a call message to io.berth.Agent1's method; the caller appends the arguments. */
 int client_new_call(sd_bus *bus, const char *method, sd_bus_message **ret, Error *err);
 /* Sends it and waits for the answer until deadline_usec (as above). ret_reply may be NULL. */

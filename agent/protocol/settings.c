@@ -12,6 +12,7 @@
 #include <libeconf.h>
 #include <limits.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -38,14 +39,30 @@ static const struct Key {
         KEY("Agent", "LingerSec", KEY_USEC, linger_usec, "180"),
         KEY("Agent", "MaxConnections", KEY_UNSIGNED, max_connections, "512"),
         KEY("Agent", "MaxRequests", KEY_UNSIGNED, max_requests, "4096"),
+        KEY("Agent", "AdminGroup", KEY_STRING, admin_group, "berth"),
         KEY("Mounters", "Max", KEY_UNSIGNED, mounters_max, "16"),
         KEY("Mounters", "Warm", KEY_UNSIGNED, mounters_warm, "2"),
         KEY("Mounters", "QuarantineMax", KEY_UNSIGNED, mounters_quarantine_max, "64"),
         KEY("Mounters", "IdleSec", KEY_USEC, mounters_idle_usec, "60"),
         KEY("Mounters", "OperationsMax", KEY_UNSIGNED, mounters_operations_max, "10000"),
+        KEY("Mounters", "MaxPerServer", KEY_UNSIGNED, mounters_max_per_server, "4"),
         KEY("Targets", "Allow", KEY_STRV, targets_allow, ""),
         KEY("Loop", "Directories", KEY_STRV, loop_directories, ""),
         KEY("Loop", "DirectIO", KEY_BOOLEAN, loop_direct_io, "yes"),
+        KEY("RBD", "AllowedMonitors", KEY_STRV, rbd_allowed_monitors, ""),
+        KEY("RBD", "AllowedPools", KEY_STRV, rbd_allowed_pools, ""),
+        KEY("RBD", "KeyringDirectories", KEY_STRV, rbd_keyring_directories, "/etc/ceph"),
+        KEY("RBD", "ConnectTimeoutSec", KEY_USEC, rbd_connect_timeout_usec, "10"),
+        KEY("RBD", "OsdRequestTimeoutSec", KEY_USEC, rbd_osd_timeout_usec, "15"),
+        KEY("RBD", "MapTimeoutSec", KEY_USEC, rbd_map_timeout_usec, "30"),
+        KEY("RBD", "NbdReattachTimeoutSec", KEY_USEC, rbd_nbd_reattach_usec, "3600"),
+        KEY("RBD", "MapOptions", KEY_STRV, rbd_map_options, ""),
+        KEY("RBD", "InUseWaitSec", KEY_USEC, rbd_in_use_wait_usec, "40"),
+        KEY("RBD", "Fence", KEY_STRING, rbd_fence, "never"),
+        KEY("NFS", "AllowedServers", KEY_STRV, nfs_allowed_servers, ""),
+        KEY("NFS", "PreflightTimeoutSec", KEY_USEC, nfs_preflight_timeout_usec, "5"),
+        KEY("NFS", "MountOptions", KEY_STRV, nfs_mount_options, "hard timeo=100 retrans=3"),
+        KEY("NFS", "ForceAfterSec", KEY_USEC, nfs_force_after_usec, "600"),
         KEY("Format", "MaxProofBytes", KEY_SIZE, max_proof_bytes, "1T"),
         KEY("FlexVolume", "Attach", KEY_BOOLEAN, flexvolume_attach, "no"),
         KEY("FlexVolume", "NodeName", KEY_STRING, node_name, ""),
@@ -63,109 +80,6 @@ static const struct {
         { "--kubelet-root", offsetof(Settings, kubelet_root) },
         { "--mounter-dir", offsetof(Settings, mounter_dir) },
 };
-
-int parse_unsigned(const char *s, unsigned *ret)
-{
-        char *end;
-
-        if (*s < '0' || *s > '9')
-                return -EINVAL;
-        errno = 0;
-        unsigned long n = strtoul(s, &end, 10);
-        if (*end)
-                return -EINVAL;
-        if (errno || n > UINT_MAX)
-                return -ERANGE;
-        *ret = (unsigned) n;
-        return 0;
-}
-
-/* A decimal number without sign, and where it ends. */
-static int parse_number(const char *s, uint64_t *ret, const char **ret_end)
-{
-        char *end;
-
-        if (*s < '0' || *s > '9')
-                return -EINVAL;
-        errno = 0;
-        unsigned long long n = strtoull(s, &end, 10);
-        if (errno)
-                return -ERANGE;
-        *ret = n;
-        *ret_end = end;
-        return 0;
-}
-
-int parse_size(const char *s, uint64_t *ret)
-{
-        static const char suffixes[] = "KMGTP";
-        const char *end;
-        uint64_t n;
-        int r = parse_number(s, &n, &end);
-        if (r < 0)
-                return r;
-
-        if (*end) {
-                const char *suffix = strchr(suffixes, *end >= 'a' ? *end - 'a' + 'A' : *end);
-                if (!suffix)
-                        return -EINVAL;
-                unsigned shift = 10 * (unsigned) (suffix - suffixes + 1);
-                if (n > UINT64_MAX >> shift)
-                        return -ERANGE;
-                n <<= shift;
-                end++;
-                if (end[0] == 'i' && end[1] == 'B')
-                        end += 2;
-                if (*end)
-                        return -EINVAL;
-        }
-        *ret = n;
-        return 0;
-}
-
-int parse_usec(const char *s, uint64_t *ret)
-{
-        static const struct {
-                const char *suffix;
-                uint64_t usec;
-        } units[] = {
-                { "", 1000000 },      { "s", 1000000 },    { "sec", 1000000 }, { "ms", 1000 }, { "us", 1 },
-                { "min", 60000000 },  { "m", 60000000 },   { "h", 3600000000 },
-        };
-        const char *end;
-        uint64_t n;
-        int r = parse_number(s, &n, &end);
-        if (r < 0)
-                return r;
-
-        end += strspn(end, " ");
-        for (size_t i = 0; i < ELEMENTSOF(units); i++) {
-                if (strcmp(end, units[i].suffix) != 0)
-                        continue;
-                if (n > UINT64_MAX / units[i].usec)
-                        return -ERANGE;
-                *ret = n * units[i].usec;
-                return 0;
-        }
-        return -EINVAL;
-}
-
-int parse_boolean(const char *s, bool *ret)
-{
-        static const char *const yes[] = {"yes", "true", "1", "on"}, *const no[] = {"no", "false", "0", "off"};
-
-        for (size_t i = 0; i < ELEMENTSOF(yes); i++) {
-                if (strcmp(s, yes[i]) == 0) {
-                        *ret = true;
-                        return 0;
-                }
-                if (strcmp(s, no[i]) == 0) {
-                        *ret = false;
-                        return 0;
-                }
-        }
-        return -EINVAL;
-}
 
 static int key_set(Settings *s, const struct Key *key, const char *value)
 {
@@ -193,6 +107,32 @@ static int key_set(Settings *s, const struct Key *key, const char *value)
                 return parse_boolean(value, field);
         }
         return -EINVAL;
+}
+
+static bool key_equal(const struct Key *key, const Settings *a, const Settings *b)
+{
+        const void *x = (const char *) a + key->offset, *y = (const char *) b + key->offset;
+
+        switch (key->type) {
+        case KEY_STRING:
+                return str_equal(*(char *const *) x, *(char *const *) y);
+        case KEY_STRV:
+                return strv_equal(*(char **const *) x, *(char **const *) y);
+        case KEY_USEC:
+        case KEY_SIZE:
+                return *(const uint64_t *) x == *(const uint64_t *) y;
+        case KEY_UNSIGNED:
+                return *(const unsigned *) x == *(const unsigned *) y;
+        case KEY_BOOLEAN:
+                return *(const bool *) x == *(const bool *) y;
+        }
+        return false;
+}
+
+/* Where records, locks and targets lie, and who is asked: berthd's own data refers to it, so it stays until a restart. */
+static bool key_is_fixed(const struct Key *key)
+{
+        return strcmp(key->section, "Paths") == 0;
 }
 
 int settings_defaults(Settings *s)
@@ -224,6 +164,17 @@ static const struct Key *key_find(const char *section, const char *name)
         return NULL;
 }
 
+/* Sets it and remembers what it was set to, for the mounters. */
+static int key_give(Settings *s, const struct Key *key, const char *value)
+{
+        _cleanup_free_ char *name = NULL;
+        int r = key_set(s, key, value);
+
+        if (r < 0 || key_is_fixed(key))
+                return r; /* paths have options of their own */
+        return asprintf(&name, "%s.%s", key->section, key->name) < 0 ? -ENOMEM : strmap_set(&s->given, name, value);
+}
+
 static int apply_section(Settings *s, econf_file *f, const char *path, const char *section, Error *err)
 {
         _cleanup_(econf_strings_freep) char **names = NULL;
@@ -245,7 +196,7 @@ static int apply_section(Settings *s, econf_file *f, const char *path, const cha
                 if (e != ECONF_SUCCESS)
                         return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Cannot read %s= of %s: %s",
                                          names[i], path, econf_errString(e));
-                int r = key_set(s, key, str_or(value, ""));
+                int r = key_give(s, key, str_or(value, ""));
                 if (r == -ENOMEM)
                         return error_oom(err);
                 if (r < 0)
@@ -338,14 +289,19 @@ static int settings_complete(Settings *s, Error *err)
         return 0;
 }
 
-int settings_load(Settings *s, const char *config_file, Error *err)
+static int settings_read(Settings *s, const char *config_file, Error *err)
 {
         if (settings_defaults(s) < 0 || str_replace(&s->config_file, str_or(config_file, BERTH_CONFIG_FILE)) < 0)
                 return error_oom(err);
 
         int r = apply_file(s, s->config_file, err);
-        if (r >= 0)
-                r = apply_drop_ins(s, s->config_file, err);
+        return r < 0 ? r : apply_drop_ins(s, s->config_file, err);
+}
+
+int settings_load(Settings *s, const char *config_file, Error *err)
+{
+        int r = settings_read(s, config_file, err);
+
         return r < 0 ? r : settings_complete(s, err);
 }
 
@@ -374,6 +330,7 @@ void settings_done(Settings *s)
         }
         free(s->config_file);
         free(s->kubelet_root_resolved);
+        strmap_done(&s->given);
         *s = SETTINGS_INIT;
 }
 
@@ -391,13 +348,43 @@ static const char *argument_value(const char *option, int argc, char **argv, int
         return NULL;
 }
 
-static int argument_collect(StrMap *given, char ***rest, int argc, char **argv, Error *err)
+typedef struct Arguments {
+        StrMap paths; /* by option */
+        StrMap given; /* by "Section.Key": berthd's settings, which count instead of the file */
+        bool no_config;
+        char **rest;
+} Arguments;
+
+static void arguments_done(Arguments *a)
+{
+        strmap_done(&a->paths);
+        strmap_done(&a->given);
+        strv_free(a->rest);
+}
+
+/* "Section.Key=value". */
+static int argument_given(Arguments *a, const char *text, Error *err)
+{
+        const char *value = strchr(text, '=');
+        _cleanup_free_ char *name = value ? strndup(text, (size_t) (value - text)) : NULL;
+
+        if (!value)
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "--set takes Section.Key=VALUE, not '%s'", text);
+        return !name || strmap_set(&a->given, name, value + 1) < 0 ? error_oom(err) : 0;
+}
+
+static int arguments_collect(Arguments *a, int argc, char **argv, Error *err)
 {
         for (int i = 1; i < argc; i++) {
-                bool known = false;
+                const char *value = argument_value("--set", argc, argv, &i);
+                bool known = value;
 
+                if (value && argument_given(a, value, err) < 0)
+                        return error_errno(err);
+                if (strcmp(argv[i], "--no-config") == 0)
+                        known = a->no_config = true;
                 for (size_t k = 0; k < ELEMENTSOF(argument_table) && !known; k++) {
-                        const char *value = argument_value(argument_table[k].option, argc, argv, &i);
+                        value = argument_value(argument_table[k].option, argc, argv, &i);
                         if (!value)
                                 continue;
                         known = true;
@@ -405,73 +392,190 @@ static int argument_collect(StrMap *given, char ***rest, int argc, char **argv, 
                                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
                                                  "%s takes an absolute path, not '%s'",
                                                  argument_table[k].option, value);
-                        if (strmap_set(given, argument_table[k].option, value) < 0)
+                        if (strmap_set(&a->paths, argument_table[k].option, value) < 0)
                                 return error_oom(err);
                 }
-                if (!known && strv_append(rest, argv[i]) < 0)
+                if (!known && strv_append(&a->rest, argv[i]) < 0)
                         return error_oom(err);
         }
         return 0;
 }
 
+/* One that this version does not know is of no use to it; berthd has checked it. */
+static int apply_given(Settings *s, const StrMap *given, Error *err)
+{
+        STRMAP_FOREACH (e, given) {
+                const char *dot = strchr(e->key, '.');
+                _cleanup_free_ char *section = strndup(e->key, dot ? (size_t) (dot - e->key) : 0);
+                if (!section)
+                        return error_oom(err);
+
+                const struct Key *key = dot ? key_find(section, dot + 1) : NULL;
+                int r = key ? key_give(s, key, e->value) : 0;
+                if (r == -ENOMEM)
+                        return error_oom(err);
+                if (r < 0)
+                        return error_set(err, ERROR_INVALID_ARGUMENT, r, "--set=%s has an invalid value '%s'", e->key, e->value);
+        }
+        return 0;
+}
+
+/* The file, if it is wanted, and what the command line says; not yet the defaults that depend on others. */
+static int arguments_apply(Settings *s, const Arguments *a, Error *err)
+{
+        const char *config = strmap_get(&a->paths, "--config");
+        int r = a->no_config ? (settings_defaults(s) < 0 ? error_oom(err) : 0) : settings_read(s, config, err);
+
+        if (r < 0)
+                return r;
+        if (config && !a->no_config && access(config, R_OK) < 0)
+                return error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot read %s: %m", config);
+        for (size_t k = 0; k < ELEMENTSOF(argument_table); k++) {
+                const char *value = strmap_get(&a->paths, argument_table[k].option);
+                if (value && str_replace((char **) ((char *) s + argument_table[k].offset), value) < 0)
+                        return error_oom(err);
+        }
+        return apply_given(s, &a->given, err);
+}
+
 int settings_from_arguments(Settings *s, int argc, char **argv, char ***ret_rest, Error *err)
 {
         _cleanup_settings_ Settings new = SETTINGS_INIT;
-        _cleanup_strmap_ StrMap given = STRMAP_INIT;
-        _cleanup_strv_ char **rest = NULL;
-        int r = argument_collect(&given, &rest, argc, argv, err);
-        if (r < 0)
-                return r;
+        _cleanup_(arguments_done) Arguments a = {};
+        int r = arguments_collect(&a, argc, argv, err);
 
-        const char *config = strmap_get(&given, "--config"), *state = strmap_get(&given, "--state-dir");
-        r = settings_load(&new, config, err);
-        if (r < 0)
-                return r;
-        if (config && access(config, R_OK) < 0)
-                return error_set(err, ERROR_INVALID_ARGUMENT, errno, "Cannot read %s: %m", config);
-
-        /* the default of [Loop] Directories= lies in the state directory, wherever that ends up */
-        _cleanup_free_ char *loop_default = NULL;
-        if (asprintf(&loop_default, "%s/loop", new.state_dir) < 0)
-                return error_oom(err);
-        if (state && strv_length(new.loop_directories) == 1 &&
-            strcmp(new.loop_directories[0], loop_default) == 0) {
-                strv_free(TAKE_PTR(new.loop_directories));
-                if (str_replace(&new.state_dir, state) < 0)
-                        return error_oom(err);
+        if (r >= 0)
+                r = arguments_apply(&new, &a, err);
+        if (r >= 0)
                 r = settings_complete(&new, err);
-                if (r < 0)
-                        return r;
-        }
-        for (size_t k = 0; k < ELEMENTSOF(argument_table); k++) {
-                const char *value = strmap_get(&given, argument_table[k].option);
-                if (value && str_replace((char **) ((char *) &new + argument_table[k].offset), value) < 0)
-                        return error_oom(err);
-        }
-        r = settings_resolve(&new, err);
+        if (r >= 0)
+                r = settings_resolve(&new, err);
         if (r < 0)
                 return r;
 
         settings_done(s);
         *s = new;
         new = SETTINGS_INIT;
-        *ret_rest = TAKE_PTR(rest);
+        *ret_rest = TAKE_PTR(a.rest);
         return 0;
+}
+
+/* Leaves what cannot change at run time as it is in s, and names it. */
+static int keep_fixed(Settings *new, const Settings *s, char ***ret_fixed)
+{
+        for (size_t i = 0; i < ELEMENTSOF(keys); i++) {
+                if (!key_is_fixed(&keys[i]) || key_equal(&keys[i], new, s))
+                        continue;
+                if (strv_append(ret_fixed, keys[i].name) < 0 ||
+                    str_replace((char **) ((char *) new + keys[i].offset), *(char *const *) ((const char *) s + keys[i].offset)) < 0)
+                        return -ENOMEM;
+        }
+        return str_replace(&new->kubelet_root_resolved, s->kubelet_root_resolved);
+}
+
+int settings_reload(Settings *s, int argc, char **argv, char ***ret_fixed, Error *err)
+{
+        _cleanup_settings_ Settings new = SETTINGS_INIT;
+        _cleanup_(arguments_done) Arguments a = {};
+        _cleanup_strv_ char **fixed = NULL;
+        int r = arguments_collect(&a, argc, argv, err);
+
+        if (r >= 0)
+                r = arguments_apply(&new, &a, err);
+        if (r >= 0 && keep_fixed(&new, s, &fixed) < 0)
+                r = error_oom(err);
+        if (r >= 0)
+                r = settings_complete(&new, err);
+        if (r < 0)
+                return r;
+
+        settings_done(s);
+        *s = new;
+        new = SETTINGS_INIT;
+        *ret_fixed = TAKE_PTR(fixed);
+        return 0;
+}
+
+/* As the file has it: parse_usec() and parse_size() read it back. */
+static void print_usec(FILE *file, uint64_t usec)
+{
+        if (usec % 1000000 == 0)
+                fprintf(file, "%" PRIu64, usec / 1000000);
+        else
+                fprintf(file, "%" PRIu64 "us", usec);
+}
+
+static void print_size(FILE *file, uint64_t size)
+{
+        static const char suffixes[] = "KMGTP";
+        int i = -1;
+
+        for (; size > 0 && size % 1024 == 0 && suffixes[i + 1]; i++)
+                size /= 1024;
+        fprintf(file, "%" PRIu64, size);
+        if (i >= 0)
+                fputc(suffixes[i], file);
+}
+
+static void print_value(FILE *file, const struct Key *key, const void *field)
+{
+        switch (key->type) {
+        case KEY_STRING:
+                fputs(str_or(*(char *const *) field, ""), file);
+                break;
+        case KEY_STRV:
+                STRV_FOREACH (v, *(char ***) field)
+                        fprintf(file, "%s%s", v == *(char ***) field ? "" : " ", *v);
+                break;
+        case KEY_USEC:
+                print_usec(file, *(const uint64_t *) field);
+                break;
+        case KEY_UNSIGNED:
+                fprintf(file, "%u", *(const unsigned *) field);
+                break;
+        case KEY_SIZE:
+                print_size(file, *(const uint64_t *) field);
+                break;
+        case KEY_BOOLEAN:
+                fputs(*(const bool *) field ? "yes" : "no", file);
+                break;
+        }
+}
+
+void settings_print(const Settings *s, FILE *file)
+{
+        const char *section = "";
+
+        for (size_t i = 0; i < ELEMENTSOF(keys); i++) {
+                if (!str_equal(section, keys[i].section))
+                        fprintf(file, "%s[%s]\n", *section ? "\n" : "", keys[i].section);
+                section = keys[i].section;
+                fprintf(file, "%s=", keys[i].name);
+                print_value(file, &keys[i], (const char *) s + keys[i].offset);
+                fputc('\n', file);
+        }
 }
 
 int settings_to_arguments(const Settings *s, char ***ret)
 {
         _cleanup_strv_ char **v = NULL;
 
+        if (strv_append(&v, "--no-config") < 0)
+                return -ENOMEM;
         for (size_t k = 0; k < ELEMENTSOF(argument_table); k++) {
                 const char *value = *(char *const *) ((const char *) s + argument_table[k].offset);
                 _cleanup_free_ char *argument = NULL;
 
-                if (!value ||
-                    (argument_table[k].offset == offsetof(Settings, config_file) && access(value, F_OK) < 0))
+                if (!value || argument_table[k].offset == offsetof(Settings, config_file))
                         continue;
                 if (asprintf(&argument, "%s=%s", argument_table[k].option, value) < 0 ||
                     strv_append(&v, argument) < 0)
+                        return -ENOMEM;
+        }
+        STRMAP_FOREACH (e, &s->given) {
+                _cleanup_free_ char *argument = NULL;
+
+                if (asprintf(&argument, "--set=%s=%s", e->key, e->value) < 0 || strv_append(&v, argument) < 0)
                         return -ENOMEM;
         }
         *ret = TAKE_PTR(v);
