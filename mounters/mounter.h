@@ -40,6 +40,7 @@ typedef struct MounterVolume {
         char *uuid;     /* of the file system as recorded, or NULL */
         bool attach;    /* Stage: serve.c calls attach first */
         bool detach;    /* Unstage: serve.c calls detach afterwards */
+        bool force;     /* Unstage: it has been tried for long; unwritten data may be lost with it. Detach: the node goes down */
 } MounterVolume;
 
 /* A device of the kind on this node, as Scan reports it; owned by the result. */
@@ -55,6 +56,8 @@ typedef struct MounterDevice {
 typedef struct MounterResult {
         char *identity;
         char *key;
+        char *group; /* Resolve: what is behind it and may be dead as a whole, such as a server; may be NULL */
+        bool shared; /* Resolve: one stage for many; readOnly, subDir and what makes that are of each publish */
         bool create; /* Resolve: missing, can be made */
         char *device;
         dev_t device_number;
@@ -72,6 +75,7 @@ typedef struct MounterResult {
         char *reason;                     /* why not healthy */
         MounterDevice *devices;           /* Scan; free(3)able array with its strings */
         size_t n_devices;
+        char **holders; /* Fence: who was fenced */
         uint64_t total_bytes, available_bytes, used_bytes, total_inodes, free_inodes, used_inodes;
 } MounterResult;
 
@@ -103,6 +107,10 @@ typedef struct MounterOps {
         MounterSlot stats;
         /* NULL: mount state of staging path and target only. */
         MounterSlot check;
+        /* By a person's word: the device goes, whoever holds it. NULL: not possible. */
+        MounterSlot force_detach;
+        /* By a person's word: who holds it on other nodes is shut out. NULL: nobody can be. */
+        MounterSlot fence;
         /* Erase the memory that it was formatted. NULL: there is none. */
         MounterSlot forget;
         /* All devices of the kind on this node, own and foreign; names no volume. NULL: there are none. */
@@ -115,11 +123,12 @@ struct Mounter {
         int runtime_fd; /* the runtime directory */
         int state_fd;   /* the state directory: intents and what was formatted, below it */
         int lock_fd;    /* the volume's lock while a slot runs, -EBADF otherwise; children inherit it */
+        bool spent;     /* a thread of it still waits for storage: it ends when the answer is sent */
         void *connection; /* serve.c's own */
         void *userdata; /* the kind's own */
 };
 
-/* Tells berthd how far a long step is; at most a few times a second reach it, however often it is called. */
+/* Tells berthd how far a long step is (total 0: not known), and so that its storage answers; at most a few times a second reach it, however often it is called. */
 void mounter_progress(Mounter *m, const char *step, uint64_t done, uint64_t total);
 
 /*
@@ -130,6 +139,8 @@ void mounter_progress(Mounter *m, const char *step, uint64_t done, uint64_t tota
  * *ret_output is set whenever a status is returned; the caller frees it.
  */
 int mounter_run(Mounter *m, char *const *argv, int extra_fd, char **ret_output);
+/* Where it would be found; -ENOENT. The caller frees it. Helper. */
+int mounter_program_find(const char *name, char **ret);
 
 /* The process: parses arguments, serves io.berth.Mounter1 on descriptor 3 until it closes. For main(). */
 int mounter_serve(const MounterOps *ops, int argc, char **argv);

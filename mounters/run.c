@@ -25,7 +25,7 @@
 
 #define OUTPUT_TAIL_MAX 4096
 
-static int program_find(const char *name, char **ret)
+int mounter_program_find(const char *name, char **ret)
 {
         static const char *const directories[] = { "/usr/sbin", "/usr/bin", "/sbin", "/bin" };
 
@@ -132,7 +132,7 @@ int mounter_run(Mounter *m, char *const *argv, int extra_fd, char **ret_output)
         _cleanup_close_ int output_fd = -EBADF;
         int status;
         pid_t pid;
-        int r = program_find(argv[0], &path);
+        int r = mounter_program_find(argv[0], &path);
         if (r < 0)
                 return r;
 

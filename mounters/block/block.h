@@ -18,6 +18,19 @@ typedef struct BlockExtent {
         uint64_t offset, size; /* bytes */
 } BlockExtent;
 
+/*
+ * Where the intents and memories of a storage are kept. By default that is the state directory of this node; a storage that other
+ * nodes reach as well has to keep them with itself, so that another node finishes, and refuses, what this one would.
+ *
+ * what is "formats" or "volumes"; the text is one JSON object. What was written or removed is durable on return.
+ * read answers 1 and the text (the caller frees it), or 0 if there is none; a missing one is removed with success.
+ */
+typedef struct BlockKeeper {
+        int (*read)(void *userdata, const char *what, char **ret, Error *err);
+        int (*write)(void *userdata, const char *what, const char *text, Error *err);
+        int (*remove)(void *userdata, const char *what, Error *err);
+} BlockKeeper;
+
 typedef struct BlockStorage {
         /*
          * Calls found() for each extent that may hold anything but zeros, in ascending order; everything not
@@ -26,10 +39,12 @@ typedef struct BlockStorage {
         int (*extents)(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
         /*
          * Checks that the device still is the volume's (sysfs, inode) and fills a string that changes whenever the content may have
-         * changed (such as the backing file's change time); NULL slot: not known. Called before the proof and right before mkfs.
+         * changed (such as the backing file's change time), or leaves it NULL where nothing tells; NULL slot: not known. Called
+         * before the proof and right before mkfs.
          */
         int (*verify)(void *userdata, char **ret_version, Error *err);
-        void *userdata;
+        const BlockKeeper *keeper; /* NULL: the state directory */
+        void *userdata;            /* of the callbacks, the keeper's too */
         /* Names the storage for ever, over renames, reboots and reuse of inode numbers; [a-zA-Z0-9._-]. File name of intent and memory. */
         const char *lasting_id;
 } BlockStorage;
@@ -83,13 +98,13 @@ int block_fsck(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 int block_grow(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err);
 
 /*
- * The lasting memory, <state dir>/volumes/<lasting_id>.json: { version, identity, fsType, uuid, size, formatted (time) }.
+ * The lasting memory, <state dir>/volumes/<lasting_id>.json or with the storage's keeper: { version, identity, fsType, uuid, size, formatted (time) }.
  * Durable when it returns. remember is called with the file system's data before it is first mounted or its image is linked in.
  */
-int block_remember(Mounter *m, const char *lasting_id, const char *identity, const char *fs_type,
+int block_remember(Mounter *m, const BlockStorage *s, const char *identity, const char *fs_type,
                    const char *uuid, uint64_t size, Error *err);
 /* 1: was formatted, 0: no memory; unreadable memory counts as formatted. */
-int block_was_formatted(Mounter *m, const char *lasting_id, Error *err);
-int block_forget(Mounter *m, const char *lasting_id, Error *err);
+int block_was_formatted(Mounter *m, const BlockStorage *s, Error *err);
+int block_forget(Mounter *m, const BlockStorage *s, Error *err);
 /* The same for every memory that was written under this identity, where no lasting_id is known. Errors: NOT_FOUND, RECORD_FAILED. */
 int block_forget_identity(Mounter *m, const char *identity, Error *err);

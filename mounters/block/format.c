@@ -183,7 +183,7 @@ static int format_write_intent(Format *f, Error *err)
             str_replace(&f->uuid, uuid) < 0)
                 return error_oom(err);
         f->intent.size = f->size;
-        int r = intent_write(f->m, f->s->lasting_id, f->v->identity, &f->intent, err);
+        int r = intent_write(f->m, f->s, f->v->identity, &f->intent, err);
         if (r < 0)
                 return r;
         f->has_intent = true;
@@ -211,11 +211,11 @@ static int format_make(Format *f, FormatPlan plan, const char *version, Error *e
                 if (r >= 0)
                         return 0;
                 /* Once mkfs may have begun to write, the intent must stay. */
-                if (err->code != ERROR_TOOL_MISSING && (!f->s->verify || format_unchanged(f, version, NULL) < 0))
+                if (err->code != ERROR_TOOL_MISSING && (!version || format_unchanged(f, version, NULL) < 0))
                         untouched = false;
         }
         if (f->fresh && untouched)
-                (void) intent_remove(f->m, f->s->lasting_id, NULL);
+                (void) intent_remove(f->m, f->s, NULL);
         return r;
 }
 
@@ -237,9 +237,9 @@ static int format_finish(Format *f, MounterResult *r, Error *err)
         int q = 0;
 
         if (f->has_intent) {
-                q = block_remember(f->m, f->s->lasting_id, f->v->identity, f->fs_type, f->uuid, f->size, err);
+                q = block_remember(f->m, f->s, f->v->identity, f->fs_type, f->uuid, f->size, err);
                 if (q >= 0)
-                        q = intent_remove(f->m, f->s->lasting_id, err);
+                        q = intent_remove(f->m, f->s, err);
         }
         if (q >= 0 && (str_replace(&r->uuid, f->uuid) < 0 || str_replace(&r->fs_type, f->fs_type) < 0))
                 q = error_oom(err);
@@ -256,7 +256,7 @@ static int format_open(Format *f, Error *err)
         if (r >= 0)
                 r = device_size(f->fd, &f->size, err);
         if (r >= 0)
-                r = intent_read(f->m, f->s->lasting_id, &f->intent, err);
+                r = intent_read(f->m, f->s, &f->intent, err);
         if (r < 0)
                 return r;
         f->has_intent = r > 0;
@@ -289,9 +289,9 @@ int block_format(Mounter *m, const MounterVolume *v, const BlockStorage *s, Moun
 
         if (plan != PLAN_FINISHED) {
                 /* Also with an intent: the memory is written only once mkfs was complete. */
-                q = block_was_formatted(m, s->lasting_id, err);
+                q = block_was_formatted(m, s, err);
                 if (q != 0)
-                        return q < 0 ? q : memory_refuse(m, s->lasting_id, f.fd, err);
+                        return q < 0 ? q : memory_refuse(m, s, f.fd, err);
                 q = format_version(&f, &version, err);
                 if (q < 0)
                         return q;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Format intents: <state dir>/formats/<lasting id>.json says that mkfs was begun on a storage proved blank,
- * with which file system type and UUID and on how many bytes. Runs in mounters; blocks on the node's own disk.
+ * Format intents: <state dir>/formats/<lasting id>.json, or what the storage's keeper holds for it, says that mkfs was begun on a storage proved blank,
+ * with which file system type and UUID and on how many bytes. Runs in mounters; blocks on the node's own disk, or on the storage.
  *
  * Invariants: durable before mkfs starts; its removal durable before the new file system is first mounted. So
  * while an intent exists nobody's data can be in what mkfs has made, and only then may mkfs start again
@@ -18,7 +18,7 @@
 #include "base/fd.h"
 #include "base/strmap.h"
 
-#define DIRECTORY "formats"
+#define WHAT "formats"
 #define INTENT_VERSION 1
 
 void format_intent_done(FormatIntent *i)
@@ -28,19 +28,17 @@ void format_intent_done(FormatIntent *i)
         *i = (FormatIntent) {};
 }
 
-int intent_read(Mounter *m, const char *lasting_id, FormatIntent *ret, Error *err)
+int intent_read(Mounter *m, const BlockStorage *s, FormatIntent *ret, Error *err)
 {
         _cleanup_json_ json_t *object = NULL;
         _cleanup_intent_ FormatIntent i = {};
+        char place[STATE_PLACE_MAX];
 
-        int r = state_file_read(m, DIRECTORY, lasting_id, &object);
-        if (r == 0)
-                return 0;
+        int r = state_read(m, s, WHAT, &object, err);
         if (r < 0)
-                return error_set(err, ERROR_RECORD_FAILED, r,
-                                 "A formatting of this volume was begun, and its record " DIRECTORY
-                                 "/%s.json in the state directory cannot be read: %s",
-                                 lasting_id, strerror(-r));
+                error_prefix(err, "A formatting of this volume may have been begun");
+        if (r <= 0)
+                return r;
 
         const char *id = json_string_value(json_object_get(object, "id"));
         const char *type = json_string_value(json_object_get(object, "fsType"));
@@ -48,13 +46,12 @@ int intent_read(Mounter *m, const char *lasting_id, FormatIntent *ret, Error *er
         json_int_t version = json_integer_value(json_object_get(object, "version"));
         json_int_t size = json_integer_value(json_object_get(object, "size"));
 
-        /* The name inside must be the name outside: a copied or renamed file is no permission to format. */
-        if (version != INTENT_VERSION || !str_equal(id, lasting_id) || !type || block_minimum_size(type) == 0 ||
-            !uuid || strlen(uuid) != 36 || size <= 0)
+        /* The name inside must be the storage's: a copied or renamed record is no permission to format. */
+        if (version != INTENT_VERSION || !str_equal(id, s->lasting_id) || !type ||
+            block_minimum_size(type) == 0 || !uuid || strlen(uuid) != 36 || size <= 0)
                 return error_set(err, ERROR_RECORD_FAILED, EBADMSG,
-                                 "A formatting of this volume was begun, and its record " DIRECTORY
-                                 "/%s.json in the state directory is not valid",
-                                 lasting_id);
+                                 "A formatting of this volume was begun, and its record %s is not valid",
+                                 state_place(s, WHAT, place, sizeof(place)));
         if (str_replace(&i.fs_type, type) < 0 || str_replace(&i.uuid, uuid) < 0)
                 return error_oom(err);
         i.size = (uint64_t) size;
@@ -63,28 +60,31 @@ int intent_read(Mounter *m, const char *lasting_id, FormatIntent *ret, Error *er
         return 1;
 }
 
-int intent_write(Mounter *m, const char *lasting_id, const char *identity, const FormatIntent *i, Error *err)
+int intent_write(Mounter *m, const BlockStorage *s, const char *identity, const FormatIntent *i, Error *err)
 {
         _cleanup_json_ json_t *object =
                         json_pack("{s:i, s:s, s:s*, s:s, s:s, s:I, s:I}", "version", INTENT_VERSION, "id",
-                                  lasting_id, "identity", identity, "fsType", i->fs_type, "uuid", i->uuid,
+                                  s->lasting_id, "identity", identity, "fsType", i->fs_type, "uuid", i->uuid,
                                   "size", (json_int_t) i->size, "begun", (json_int_t) time(NULL));
         if (!object)
                 return error_set(err, ERROR_RECORD_FAILED, EINVAL, "Cannot describe the formatting of %s as JSON",
-                                 lasting_id);
-        return state_file_write(m, DIRECTORY, lasting_id, object, err);
+                                 s->lasting_id);
+        return state_write(m, s, WHAT, object, err);
 }
 
-int intent_remove(Mounter *m, const char *lasting_id, Error *err)
+int intent_remove(Mounter *m, const BlockStorage *s, Error *err)
 {
-        return state_file_remove(m, DIRECTORY, lasting_id, err);
+        return state_remove(m, s, WHAT, err);
 }
 
-int intent_exists(Mounter *m, const char *lasting_id)
+int intent_exists(Mounter *m, const BlockStorage *s, Error *err)
 {
-        _cleanup_free_ char *name = state_file_name(lasting_id), *path = NULL;
+        _cleanup_free_ char *name = NULL, *path = NULL, *text = NULL;
 
-        if (!name || asprintf(&path, DIRECTORY "/%s", name) < 0) {
+        if (s->keeper)
+                return s->keeper->read(s->userdata, WHAT, &text, err);
+        name = state_file_name(s->lasting_id);
+        if (!name || asprintf(&path, WHAT "/%s", name) < 0) {
                 path = NULL;
                 return 1;
         }

@@ -50,18 +50,25 @@ bool fs_type_is_ext(const char *fs_type);
 
 /* memory.c */
 
+#define STATE_PLACE_MAX 320U
+
 /* Opens <state dir>/<name>, made (0700, durable) if missing. A descriptor or negative errno. */
 int state_directory_open(Mounter *m, const char *name);
 /* "<lasting id>.json" (the caller frees it); NULL if the ID is not a plain name or memory ran out. */
 char *state_file_name(const char *lasting_id);
-/* Writes the object durably as <state dir>/<directory>/<lasting id>.json. Errors: RECORD_FAILED. */
-int state_file_write(Mounter *m, const char *directory, const char *lasting_id, json_t *object, Error *err);
-/* Removes it durably; a missing one is fine. Errors: RECORD_FAILED. */
-int state_file_remove(Mounter *m, const char *directory, const char *lasting_id, Error *err);
-/* 1 and the object, 0: no such file, negative errno: there is one that cannot be read. */
-int state_file_read(Mounter *m, const char *directory, const char *lasting_id, json_t **ret);
+/*
+ * The object of the storage that is kept under `what` ("formats", "volumes"), with its keeper or as <state dir>/<what>/<lasting id>.json.
+ * Durable on return. Errors: RECORD_FAILED, or the keeper's.
+ */
+int state_write(Mounter *m, const BlockStorage *s, const char *what, json_t *object, Error *err);
+/* A missing one is fine. */
+int state_remove(Mounter *m, const BlockStorage *s, const char *what, Error *err);
+/* 1 and the object; 0: there is none; negative: there is one that cannot be read, or nobody knows. */
+int state_read(Mounter *m, const BlockStorage *s, const char *what, json_t **ret, Error *err);
+/* "formats/x.json in the state directory", for texts; never fails. */
+const char *state_place(const BlockStorage *s, const char *what, char *buffer, size_t size);
 /* WAS_FORMATTED, with what the memory tells. */
-int memory_refuse(Mounter *m, const char *lasting_id, int fd, Error *err);
+int memory_refuse(Mounter *m, const BlockStorage *s, int fd, Error *err);
 
 /* intent.c */
 
@@ -75,8 +82,8 @@ void format_intent_done(FormatIntent *i);
 #define _cleanup_intent_ _cleanup_(format_intent_done)
 
 /* 1 and the intent, 0: none. One that is there and cannot be read is RECORD_FAILED. */
-int intent_read(Mounter *m, const char *lasting_id, FormatIntent *ret, Error *err);
-int intent_write(Mounter *m, const char *lasting_id, const char *identity, const FormatIntent *i, Error *err);
-int intent_remove(Mounter *m, const char *lasting_id, Error *err);
-/* 1 or 0; whatever is not certainly absent counts as there. */
-int intent_exists(Mounter *m, const char *lasting_id);
+int intent_read(Mounter *m, const BlockStorage *s, FormatIntent *ret, Error *err);
+int intent_write(Mounter *m, const BlockStorage *s, const char *identity, const FormatIntent *i, Error *err);
+int intent_remove(Mounter *m, const BlockStorage *s, Error *err);
+/* 1 or 0; a file that is not certainly absent counts as there. Negative: the storage's keeper did not answer. */
+int intent_exists(Mounter *m, const BlockStorage *s, Error *err);

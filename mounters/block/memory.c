@@ -20,7 +20,7 @@
 #include "base/fd.h"
 #include "base/strmap.h"
 
-#define DIRECTORY "volumes"
+#define WHAT "volumes"
 #define FILE_SIZE_MAX (64U * 1024U)
 #define MEMORY_VERSION 1
 
@@ -54,133 +54,179 @@ char *state_file_name(const char *lasting_id)
         return asprintf(&name, "%s.json", lasting_id) < 0 ? NULL : name;
 }
 
-static int record_failed(const char *directory, const char *lasting_id, int error, const char *what, Error *err)
+const char *state_place(const BlockStorage *s, const char *what, char *buffer, size_t size)
 {
-        return error_set(err, ERROR_RECORD_FAILED, error, "Cannot %s %s/%s.json in the state directory: %s", what,
-                         directory, str_or(lasting_id, "(no name)"), strerror(error < 0 ? -error : error));
+        const char *id = str_or(s->lasting_id, "(no name)");
+
+        snprintf(buffer, size, s->keeper ? "\"%s\" of %s, kept with the volume" : "%s/%s.json in the state directory", what,
+                 id);
+        return buffer;
 }
 
-int state_file_write(Mounter *m, const char *directory, const char *lasting_id, json_t *object, Error *err)
+static int record_failed(const BlockStorage *s, const char *what, int error, const char *verb, Error *err)
 {
-        _cleanup_free_ char *name = state_file_name(lasting_id), *text = json_dumps(object, JSON_INDENT(2));
+        char place[STATE_PLACE_MAX];
+
+        return error_set(err, ERROR_RECORD_FAILED, error, "Cannot %s %s: %s", verb,
+                         state_place(s, what, place, sizeof(place)), strerror(error < 0 ? -error : error));
+}
+
+static int file_write(Mounter *m, const BlockStorage *s, const char *what, const char *name, const char *text, Error *err)
+{
+        _cleanup_close_ int dir = state_directory_open(m, what);
+        if (dir < 0)
+                return record_failed(s, what, dir, "make the directory of", err);
+        int r = write_file_atomic_at(dir, name, text, strlen(text), WRITE_SYNC);
+        return r < 0 ? record_failed(s, what, r, "write", err) : 0;
+}
+
+int state_write(Mounter *m, const BlockStorage *s, const char *what, json_t *object, Error *err)
+{
+        _cleanup_free_ char *name = state_file_name(s->lasting_id), *text = json_dumps(object, JSON_INDENT(2));
 
         if (!name || !text)
-                return record_failed(directory, lasting_id, EINVAL, "name or write", err);
-        _cleanup_close_ int dir = state_directory_open(m, directory);
-        if (dir < 0)
-                return record_failed(directory, lasting_id, dir, "make the directory of", err);
+                return record_failed(s, what, EINVAL, "name or write", err);
         FAULT_POINT("state.before-write");
-        int r = write_file_atomic_at(dir, name, text, strlen(text), WRITE_SYNC);
+        int r = s->keeper ? s->keeper->write(s->userdata, what, text, err) : file_write(m, s, what, name, text, err);
         FAULT_POINT("state.after-write");
-        return r < 0 ? record_failed(directory, lasting_id, r, "write", err) : 0;
+        return r;
 }
 
-int state_file_remove(Mounter *m, const char *directory, const char *lasting_id, Error *err)
+static int file_remove(Mounter *m, const BlockStorage *s, const char *what, const char *name, Error *err)
 {
-        _cleanup_free_ char *name = state_file_name(lasting_id);
-        if (!name)
-                return record_failed(directory, lasting_id, EINVAL, "remove", err);
-        _cleanup_close_ int dir = state_directory_open(m, directory);
+        _cleanup_close_ int dir = state_directory_open(m, what);
         if (dir < 0)
-                return record_failed(directory, lasting_id, dir, "make the directory of", err);
-        FAULT_POINT("state.before-remove");
+                return record_failed(s, what, dir, "make the directory of", err);
         if (unlinkat(dir, name, 0) < 0 && errno != ENOENT)
-                return record_failed(directory, lasting_id, errno, "remove", err);
-        FAULT_POINT("state.after-remove");
+                return record_failed(s, what, errno, "remove", err);
         /* Even if it was gone already: the removal may be an earlier process', and not yet durable. */
         if (fsync(dir) < 0)
-                return record_failed(directory, lasting_id, errno, "make durable the removal of", err);
+                return record_failed(s, what, errno, "make durable the removal of", err);
         return 0;
 }
 
-int state_file_read(Mounter *m, const char *directory, const char *lasting_id, json_t **ret)
+int state_remove(Mounter *m, const BlockStorage *s, const char *what, Error *err)
 {
-        _cleanup_free_ char *name = state_file_name(lasting_id), *path = NULL, *text = NULL;
-        size_t size = 0;
+        _cleanup_free_ char *name = state_file_name(s->lasting_id);
+        if (!name)
+                return record_failed(s, what, EINVAL, "remove", err);
+        FAULT_POINT("state.before-remove");
+        int r = s->keeper ? s->keeper->remove(s->userdata, what, err) : file_remove(m, s, what, name, err);
+        FAULT_POINT("state.after-remove");
+        return r;
+}
+
+static int state_text(Mounter *m, const BlockStorage *s, const char *what, char **ret, size_t *ret_size, Error *err)
+{
+        _cleanup_free_ char *name = state_file_name(s->lasting_id), *path = NULL;
+        int r;
 
         if (!name)
-                return -EINVAL;
-        if (asprintf(&path, "%s/%s", directory, name) < 0) {
-                path = NULL;
-                return -ENOMEM;
+                return record_failed(s, what, EINVAL, "name or read", err);
+        if (s->keeper) {
+                r = s->keeper->read(s->userdata, what, ret, err);
+                *ret_size = r > 0 ? strlen(*ret) : 0;
+                return r;
         }
-        int r = read_file_at(m->state_fd, path, FILE_SIZE_MAX, &text, &size);
+        if (asprintf(&path, "%s/%s", what, name) < 0) {
+                path = NULL;
+                return error_oom(err);
+        }
+        r = read_file_at(m->state_fd, path, FILE_SIZE_MAX, ret, ret_size);
         if (r == -ENOENT)
                 return 0;
-        if (r < 0)
+        return r < 0 ? record_failed(s, what, r, "read", err) : 1;
+}
+
+int state_read(Mounter *m, const BlockStorage *s, const char *what, json_t **ret, Error *err)
+{
+        _cleanup_free_ char *text = NULL;
+        size_t size = 0;
+
+        int r = state_text(m, s, what, &text, &size, err);
+        if (r <= 0)
                 return r;
         json_t *object = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
         if (!json_is_object(object)) {
                 json_decref(object);
-                return -EBADMSG;
+                return record_failed(s, what, EBADMSG, "read", err);
         }
         *ret = object;
         return 1;
 }
 
-int block_remember(Mounter *m, const char *lasting_id, const char *identity, const char *fs_type,
+int block_remember(Mounter *m, const BlockStorage *s, const char *identity, const char *fs_type,
                    const char *uuid, uint64_t size, Error *err)
 {
-        _cleanup_json_ json_t *object = json_pack("{s:i, s:s*, s:s, s:s, s:I, s:I}", "version", MEMORY_VERSION,
-                                                  "identity", identity, "fsType", fs_type, "uuid", uuid, "size",
-                                                  (json_int_t) size, "formatted", (json_int_t) time(NULL));
+        _cleanup_json_ json_t *object = json_pack("{s:i, s:s*, s:s*, s:s, s:s, s:I, s:I}", "version", MEMORY_VERSION,
+                                                  "id", s->keeper ? s->lasting_id : NULL, "identity", identity,
+                                                  "fsType", fs_type, "uuid", uuid, "size", (json_int_t) size,
+                                                  "formatted", (json_int_t) time(NULL));
         if (!object)
                 return error_set(err, ERROR_RECORD_FAILED, EINVAL,
-                                 "Cannot describe the new file system of %s as JSON", lasting_id);
-        return state_file_write(m, DIRECTORY, lasting_id, object, err);
+                                 "Cannot describe the new file system of %s as JSON", s->lasting_id);
+        return state_write(m, s, WHAT, object, err);
 }
 
-int block_was_formatted(Mounter *m, const char *lasting_id, Error *err)
+int block_was_formatted(Mounter *m, const BlockStorage *s, Error *err)
 {
         _cleanup_json_ json_t *object = NULL;
+        _cleanup_error_ Error e = ERROR_INIT;
 
-        if (!lasting_id)
+        if (!s->lasting_id)
                 return error_set(err, ERROR_INTERNAL, EINVAL, "The storage has no lasting name");
-        return state_file_read(m, DIRECTORY, lasting_id, &object) != 0;
+        int r = state_read(m, s, WHAT, &object, &e);
+        if (r >= 0 || e.code == ERROR_RECORD_FAILED)
+                return r != 0;
+        error_move(err, &e); /* the storage did not answer: nobody knows */
+        return r;
 }
 
-int memory_refuse(Mounter *m, const char *lasting_id, int fd, Error *err)
+int memory_refuse(Mounter *m, const BlockStorage *s, int fd, Error *err)
 {
         _cleanup_json_ json_t *object = NULL;
-        char name[PATH_MAX], when[64] = "at an unknown time";
-        const char *device = device_name(fd, name, sizeof(name)), *type, *uuid;
+        char name[PATH_MAX], place[STATE_PLACE_MAX], when[64] = "at an unknown time";
+        const char *device = device_name(fd, name, sizeof(name)), *type, *uuid, *id;
         struct tm tm;
 
-        if (state_file_read(m, DIRECTORY, lasting_id, &object) <= 0)
+        if (state_read(m, s, WHAT, &object, NULL) <= 0)
                 return error_set(err, ERROR_WAS_FORMATTED, EEXIST,
                                  "%s seems never to have held a file system, but there is a memory of it, "
-                                 DIRECTORY "/%s.json in the state directory, that cannot be read",
-                                 device, lasting_id);
+                                 "%s, that cannot be read",
+                                 device, state_place(s, WHAT, place, sizeof(place)));
         time_t t = (time_t) json_integer_value(json_object_get(object, "formatted"));
         if (t > 0 && gmtime_r(&t, &tm))
                 strftime(when, sizeof(when), "at %Y-%m-%dT%H:%M:%SZ", &tm);
         type = json_string_value(json_object_get(object, "fsType"));
         uuid = json_string_value(json_object_get(object, "uuid"));
+        id = json_string_value(json_object_get(object, "id"));
+        /* a clone or a mirror has its parent's memory, but perhaps not its data */
         return error_set(err, ERROR_WAS_FORMATTED, EEXIST,
-                         "No file system is found on %s, but %s (UUID %s) was made on it %s", device,
-                         str_or(type, "one"), str_or(uuid, "unknown"), when);
+                         "No file system is found on %s, but %s (UUID %s) was made on %s %s", device,
+                         str_or(type, "one"), str_or(uuid, "unknown"),
+                         id && !str_equal(id, s->lasting_id) ? "the image that it is a copy of" : "it", when);
 }
 
-int block_forget(Mounter *m, const char *lasting_id, Error *err)
+int block_forget(Mounter *m, const BlockStorage *s, Error *err)
 {
         /*
          * The intent goes first: without it the device has to be proved blank again, and should the second
          * removal fail, the memory still refuses.
          */
-        int r = intent_remove(m, lasting_id, err);
-        return r < 0 ? r : state_file_remove(m, DIRECTORY, lasting_id, err);
+        int r = intent_remove(m, s, err);
+        return r < 0 ? r : state_remove(m, s, WHAT, err);
 }
 
 int block_forget_identity(Mounter *m, const char *identity, Error *err)
 {
-        int fd = state_directory_open(m, DIRECTORY);
+        int fd = state_directory_open(m, WHAT);
         _cleanup_closedir_ DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
         unsigned n = 0;
 
         if (!dir) {
                 close_fd(fd);
                 return error_set(err, ERROR_RECORD_FAILED, fd < 0 ? fd : errno,
-                                 "Cannot list " DIRECTORY " in the state directory");
+                                 "Cannot list " WHAT " in the state directory");
         }
         for (struct dirent *d; (d = readdir(dir));) {
                 _cleanup_json_ json_t *object = NULL;
@@ -189,10 +235,11 @@ int block_forget_identity(Mounter *m, const char *identity, Error *err)
                 if (size < 6 || strcmp(d->d_name + size - 5, ".json") != 0)
                         continue;
                 d->d_name[size - 5] = 0;
-                if (state_file_read(m, DIRECTORY, d->d_name, &object) <= 0 ||
+                const BlockStorage s = { .lasting_id = d->d_name };
+                if (state_read(m, &s, WHAT, &object, NULL) <= 0 ||
                     !str_equal(json_string_value(json_object_get(object, "identity")), identity))
                         continue;
-                int r = block_forget(m, d->d_name, err);
+                int r = block_forget(m, &s, err);
                 if (r < 0)
                         return r;
                 n++;

@@ -116,8 +116,8 @@ int block_mkfs(Mounter *m, const char *path, int inherit_fd, const char *fs_type
                 argv[n++] = k->name;
                 argv[n++] = "-m0";
                 /*
-                 * The inode tables are left to the kernel, which zeroes them in the background. The journal is
-                 * not: stale blocks in it could be replayed.
+                 * The inode tables are left as they are: the device reads as zeros there. The journal is not: stale blocks
+                 * in it could be replayed.
                  */
                 argv[n++] = "-E";
                 argv[n++] = "lazy_itable_init=1,lazy_journal_init=0,nodiscard";

@@ -2,10 +2,10 @@
 
 /*
  * Staging a block volume: find out what is on the device, have it formatted or checked if need be, mount it.
- * Runs in mounters as a killable step; it writes nothing itself: what must finish is handed back to berthd as
+ * Runs in mounters as a killable step; it writes nothing to the device: what must finish is handed back to berthd as
  * the next step ("format", "fsck").
  *
- * The path of every day (a formatted, clean device) is one open, one filtered probe, one look for an intent and
+ * The path of every day (a formatted, clean device) is one open, one filtered probe, one look for an intent and for the memory, and
  * one mount. An unfinished formatting is never mounted, however complete it looks.
  */
 
@@ -16,6 +16,7 @@
 #include <sys/ioctl.h>
 
 #include "base/fd.h"
+#include "base/log.h"
 #include "base/strmap.h"
 #include "mounters/fs/mount.h"
 
@@ -27,9 +28,9 @@ static int stage_nothing(Mounter *m, const MounterVolume *v, const BlockStorage 
                 r->next = "format";
                 return 0;
         }
-        int q = block_was_formatted(m, s->lasting_id, err);
+        int q = block_was_formatted(m, s, err);
         if (q != 0)
-                return q < 0 ? q : memory_refuse(m, s->lasting_id, fd, err);
+                return q < 0 ? q : memory_refuse(m, s, fd, err);
         return error_set(err, ERROR_NOT_FORMATTED, ENODATA, "No file system is found on %s", v->device);
 }
 
@@ -61,6 +62,28 @@ static int stage_check_ext(const MounterVolume *v, int fd, MounterResult *r, Err
         }
 }
 
+/*
+ * What others have formatted is not formatted again either, should it read as zeros one day. A mount does not fail for it: nothing
+ * is destroyed by not knowing. Where the storage keeps its memory itself, asking it at each mount would cost a round trip.
+ */
+static void stage_remember(Mounter *m, const MounterVolume *v, const BlockStorage *s, int fd, const char *fs_type,
+                           const ProbeResult *p)
+{
+        _cleanup_error_ Error e = ERROR_INIT;
+        uint64_t size;
+        int r;
+
+        if (s->keeper || !p->uuid)
+                return;
+        r = block_was_formatted(m, s, &e);
+        if (r == 0)
+                r = device_size(fd, &size, &e);
+        if (r == 0)
+                r = block_remember(m, s, v->identity, fs_type, p->uuid, size, &e);
+        if (r < 0)
+                log_warning("That volume %s holds a file system cannot be remembered: %s", v->key, str_or(e.text, ""));
+}
+
 /* Decides what is to be done; r->next stays NULL when it can be mounted. Fills *ret with the file system. */
 static int stage_inspect(Mounter *m, const MounterVolume *v, const BlockStorage *s, const char *fs_type,
                          MounterResult *r, ProbeResult *ret, Error *err)
@@ -84,7 +107,10 @@ static int stage_inspect(Mounter *m, const MounterVolume *v, const BlockStorage 
                 return probe_refuse(fd, fs_type, &p, err);
 
         /* mkfs.xfs shows its superblock before it is done, and after a power cut so may the others. */
-        if (intent_exists(m, s->lasting_id)) {
+        q = intent_exists(m, s, err);
+        if (q < 0)
+                return q;
+        if (q > 0) {
                 if (v->read_only)
                         return error_set(err, ERROR_NOT_FORMATTED, EAGAIN,
                                          "The formatting of %s was interrupted and is not finished", v->device);
@@ -96,6 +122,7 @@ static int stage_inspect(Mounter *m, const MounterVolume *v, const BlockStorage 
                 if (q < 0)
                         return q;
         }
+        stage_remember(m, v, s, fd, fs_type, &p);
         *ret = p;
         p = (ProbeResult) {};
         return 0;

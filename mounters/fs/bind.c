@@ -29,16 +29,14 @@
 
 typedef struct MountState {
         bool mounted;
-        bool read_only;
         uint64_t mount_id;
         dev_t device;
         uint64_t inode;
 } MountState;
 
-/* What is to be seen at an open O_PATH descriptor. */
+/* What is to be seen at an open O_PATH descriptor, without asking the storage. */
 static int mount_state(int fd, MountState *ret)
 {
-        struct statfs sf;
         struct statx sx;
 
         if (statx(fd, "", STATX_FLAGS | AT_EMPTY_PATH, STATX_MNT_ID | STATX_MNT_ID_UNIQUE | STATX_INO, &sx) < 0)
@@ -46,11 +44,8 @@ static int mount_state(int fd, MountState *ret)
         if (!(sx.stx_mask & (STATX_MNT_ID | STATX_MNT_ID_UNIQUE)) ||
             !(sx.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT))
                 return -EOPNOTSUPP; /* before Linux 5.8 */
-        if (fstatfs(fd, &sf) < 0)
-                return -errno;
         *ret = (MountState) {
                 .mounted = sx.stx_attributes & STATX_ATTR_MOUNT_ROOT,
-                .read_only = (unsigned long) sf.f_flags & ST_RDONLY,
                 .mount_id = sx.stx_mnt_id,
                 .device = makedev(sx.stx_dev_major, sx.stx_dev_minor),
                 .inode = sx.stx_ino,
@@ -59,7 +54,7 @@ static int mount_state(int fd, MountState *ret)
 }
 
 /* A private copy of the stage's mount, not attached anywhere yet. */
-static int stage_clone(const MounterVolume *v, MountState *ret_stage, Error *err)
+static int stage_clone(const MounterVolume *v, Error *err)
 {
         _cleanup_close_ int fd = sys_open_tree(AT_FDCWD, v->staging_path,
                                                OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_SYMLINK_NOFOLLOW |
@@ -67,12 +62,41 @@ static int stage_clone(const MounterVolume *v, MountState *ret_stage, Error *err
         if (fd < 0)
                 return error_set(err, ERROR_MOUNT_FAILED, errno, "Cannot open the stage %s: %m", v->staging_path);
         FAULT_POINT("publish.after-clone");
-
-        int r = mount_state(fd, ret_stage);
-        if (r < 0)
-                return error_set(err, ERROR_MOUNT_FAILED, r, "Cannot look at the stage %s: %s", v->staging_path,
-                                 strerror(-r));
         return TAKE_FD(fd);
+}
+
+/*
+ * Whether a mount is read-only. statfs() tells, but asks a server that may be gone; for those the mount table is read instead,
+ * which costs more the more mounts there are.
+ */
+static int mount_is_read_only(int fd, FsStorage storage, bool *ret)
+{
+        _cleanup_fclose_ FILE *f = NULL;
+        _cleanup_free_ char *line = NULL;
+        struct statfs sf;
+        struct statx sx;
+        size_t size = 0;
+
+        if (storage == FS_STORAGE_DEVICE) {
+                if (fstatfs(fd, &sf) < 0)
+                        return -errno;
+                *ret = (unsigned long) sf.f_flags & ST_RDONLY;
+                return 0;
+        }
+        if (statx(fd, "", STATX_FLAGS | AT_EMPTY_PATH, STATX_MNT_ID, &sx) < 0)
+                return -errno;
+        f = fopen("/proc/self/mountinfo", "re");
+        while (f && getline(&line, &size, f) > 0) {
+                unsigned long long id;
+                int at = -1;
+
+                /* 36 35 98:0 /root /target rw,noatime … */
+                if (sscanf(line, "%llu %*u %*s %*s %*s %n", &id, &at) == 1 && at > 0 && id == sx.stx_mnt_id) {
+                        *ret = strncmp(line + at, "ro", 2) == 0 && strchr(", ", line[at + 2]);
+                        return 0;
+                }
+        }
+        return -ENOENT;
 }
 
 /*
@@ -94,23 +118,28 @@ static int clone_restrict(int tree_fd, const MounterVolume *v, Error *err)
 }
 
 /* 1: it shows this stage with these flags; 0: nothing is mounted there. */
-static int target_is_published(const Target *t, int target_fd, const MountState *stage, const MounterVolume *v,
-                               MounterResult *r, Error *err)
+static int target_is_published(const Target *t, int target_fd, int tree_fd, FsStorage storage,
+                               const MounterVolume *v, MounterResult *r, Error *err)
 {
-        MountState now;
+        MountState now, tree;
+        bool read_only = false;
         int k = mount_state(target_fd, &now);
+
+        if (k >= 0 && !now.mounted)
+                return 0;
+        if (k >= 0)
+                k = mount_state(tree_fd, &tree);
+        if (k >= 0)
+                k = mount_is_read_only(target_fd, storage, &read_only);
         if (k < 0)
                 return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at target %s: %s", t->path,
                                  strerror(-k));
-
-        if (!now.mounted)
-                return 0;
-        if (now.device != stage->device || now.inode != stage->inode)
+        if (now.device != tree.device || now.inode != tree.inode)
                 return error_set(err, ERROR_CONFLICT, EBUSY, "Something else is mounted on target %s", t->path);
-        if (now.read_only != (v->read_only || stage->read_only))
+        if (read_only != v->read_only)
                 return error_set(err, ERROR_CONFLICT, EBUSY,
                                  "The volume is mounted on target %s already, but %s", t->path,
-                                 now.read_only ? "read-only" : "read-write");
+                                 read_only ? "read-only" : "read-write");
         r->mount_id = now.mount_id;
         return 1;
 }
@@ -179,20 +208,32 @@ static int clone_attach(const Target *t, int tree_fd, int target_fd, MounterResu
         return 0;
 }
 
-int fs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+int fs_publish_tree(Mounter *m, const MounterVolume *v, int tree_fd, FsStorage storage, MounterResult *r, Error *err)
 {
         _cleanup_target_ Target t = TARGET_INIT;
-        _cleanup_close_ int tree_fd = -EBADF, target_fd = -EBADF;
-        MountState stage;
-        bool staged = false;
-
-        if (!v->target || !v->staging_path)
-                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Publish needs target and stagingPath");
         int k = target_parse(v->target, &m->settings, &t, err);
         if (k < 0)
                 return k;
 
-        k = mount_id_at(AT_FDCWD, v->staging_path, NULL, &staged);
+        _cleanup_close_ int target_fd = target_open(&t, err);
+        if (target_fd < 0)
+                return target_fd;
+        k = target_is_published(&t, target_fd, tree_fd, storage, v, r, err);
+        if (k != 0)
+                return k < 0 ? k : 0;
+
+        k = clone_restrict(tree_fd, v, err);
+        return k < 0 ? k : clone_attach(&t, tree_fd, target_fd, r, err);
+}
+
+int fs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        _cleanup_close_ int tree_fd = -EBADF;
+        bool staged = false, read_only = false;
+
+        if (!v->target || !v->staging_path)
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Publish needs target and stagingPath");
+        int k = mount_id_at(AT_FDCWD, v->staging_path, NULL, &staged);
         if (k < 0 && k != -ENOENT)
                 return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at the stage %s: %s", v->staging_path,
                                  strerror(-k));
@@ -200,21 +241,16 @@ int fs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
                 r->next = "stage"; /* somebody has unmounted it */
                 return 0;
         }
-        tree_fd = stage_clone(v, &stage, err);
+        tree_fd = stage_clone(v, err);
         if (tree_fd < 0)
                 return tree_fd;
-        if (!v->read_only && stage.read_only)
+        k = mount_is_read_only(tree_fd, FS_STORAGE_DEVICE, &read_only);
+        if (k < 0)
+                return error_set(err, ERROR_MOUNT_FAILED, k, "Cannot look at the stage %s: %s", v->staging_path,
+                                 strerror(-k));
+        if (!v->read_only && read_only)
                 return error_set(err, ERROR_READ_ONLY_STAGE, EROFS, "The stage %s is read-only", v->staging_path);
-
-        target_fd = target_open(&t, err);
-        if (target_fd < 0)
-                return target_fd;
-        k = target_is_published(&t, target_fd, &stage, v, r, err);
-        if (k != 0)
-                return k < 0 ? k : 0;
-
-        k = clone_restrict(tree_fd, v, err);
-        return k < 0 ? k : clone_attach(&t, tree_fd, target_fd, r, err);
+        return fs_publish_tree(m, v, tree_fd, FS_STORAGE_DEVICE, r, err);
 }
 
 static dev_t device_at(int parent_fd, const char *name)

@@ -15,6 +15,18 @@
  */
 int fs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err);
 
+/* Whether a look at the file system may have to wait for a server. */
+typedef enum FsStorage {
+        FS_STORAGE_DEVICE,
+        FS_STORAGE_SERVER,
+} FsStorage;
+
+/*
+ * The second half of it, for kinds that bind something else than the root of the stage: tree_fd is of open_tree(2) with
+ * OPEN_TREE_CLONE, and still the caller's. With FS_STORAGE_SERVER nothing here waits for one.
+ */
+int fs_publish_tree(Mounter *m, const MounterVolume *v, int tree_fd, FsStorage storage, MounterResult *r, Error *err);
+
 /*
  * Slot: pops every mount at v->target, opening only its parent: umount2(name, UMOUNT_NOFOLLOW) until EINVAL.
  * A target that is gone, or is no mount point, is success with 0 layers. EBUSY is retried briefly, then ERROR_BUSY

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Who keeps a mount or a device busy, for the text of an error. Reads /proc only, in mounters, on the way of a failure.
+ * Who keeps a mount or a device busy, for the text of an error. Reads /proc and sysfs only, in mounters, on the way of a failure.
  *
  * Whatever a descriptor leads to is looked at without asking its storage (AT_STATX_DONT_SYNC), so that another
  * volume's dead server is not waited for. Each mount namespace's table is read once, however many processes share it.
@@ -24,7 +24,7 @@
 #define NAMESPACES_MAX 256U
 #define MOUNTINFO_MAX (32U * 1024U * 1024U)
 /* A caller waits for its Unmount meanwhile, and a node may have thousands of processes, each with its descriptors and mounts. */
-#define SEARCH_NSEC (INT64_C(250) * 1000 * 1000)
+#define SEARCH_NSEC (INT64_C(400) * 1000 * 1000)
 
 typedef struct Search {
         dev_t device;
@@ -35,21 +35,66 @@ typedef struct Search {
         char *text;
 } Search;
 
-static void holder_add(Search *s, int pid_fd, const char *pid, const char *how)
+static void holder_add(Search *s, const char *holder)
 {
-        _cleanup_free_ char *name = NULL;
         char *text = NULL;
 
         s->n_found++;
-        if (s->n_found > HOLDERS_MAX)
-                return;
-        if (read_file_at(pid_fd, "comm", 4096, &name, NULL) >= 0)
-                name[strcspn(name, "\n")] = 0;
-        if (asprintf(&text, "%s%spid %s (%s)%s", s->text ? s->text : "", s->text ? ", " : "", pid,
-                     str_or(name, "?"), how) < 0)
+        if (s->n_found > HOLDERS_MAX || asprintf(&text, "%s%s%s", s->text ? s->text : "", s->text ? ", " : "", holder) < 0)
                 return;
         free(s->text);
         s->text = text;
+}
+
+/* A small file of one line; "?" if it cannot be read. */
+static void line_read(int dir_fd, const char *path, char *ret, size_t size)
+{
+        _cleanup_free_ char *text = NULL;
+
+        if (read_file_at(dir_fd, path, 4096, &text, NULL) < 0)
+                snprintf(ret, size, "?");
+        else
+                snprintf(ret, size, "%.*s", (int) strcspn(text, "\n"), text);
+}
+
+static void process_add(Search *s, int pid_fd, const char *pid, const char *how)
+{
+        char name[64], text[160];
+
+        line_read(pid_fd, "comm", name, sizeof(name));
+        if (strcmp(name, "rbd-nbd") == 0) /* it serves the device, and is to live */
+                return;
+        snprintf(text, sizeof(text), "pid %.16s (%s)%.24s", pid, name, how);
+        holder_add(s, text);
+}
+
+/* The kernel itself: device mapper, RAID, and loop devices with the device as their file. */
+static void devices_search(Search *s)
+{
+        char path[sizeof("/sys/class/block//holders") + NAME_MAX], backing[PATH_MAX], text[NAME_MAX + 160];
+
+        snprintf(path, sizeof(path), "/sys/class/block/%s/holders", s->device_name);
+        _cleanup_closedir_ DIR *holders = opendir(path), *all = opendir("/sys/class/block");
+        for (struct dirent *e; holders && (e = readdir(holders));) {
+                char name[128];
+                if (e->d_name[0] == '.')
+                        continue;
+                snprintf(path, sizeof(path), "%.240s/dm/name", e->d_name);
+                line_read(dirfd(holders), path, name, sizeof(name));
+                snprintf(text, sizeof(text), "%s%s%s%s", e->d_name, *name != '?' ? " (device mapper " : "", *name != '?' ? name : "",
+                         *name != '?' ? ")" : "");
+                holder_add(s, text);
+        }
+        for (struct dirent *e; all && (e = readdir(all));) {
+                if (strncmp(e->d_name, "loop", 4) != 0)
+                        continue;
+                snprintf(path, sizeof(path), "%.240s/loop/backing_file", e->d_name);
+                line_read(dirfd(all), path, backing, sizeof(backing));
+                if (strncmp(backing, "/dev/", 5) != 0 || strcmp(backing + 5, s->device_name) != 0)
+                        continue;
+                snprintf(text, sizeof(text), "%s (a loop device on it)", e->d_name);
+                holder_add(s, text);
+        }
 }
 
 static bool link_matches(const Search *s, int dir_fd, const char *name)
@@ -152,6 +197,26 @@ static int64_t now_monotonic_nsec(void)
         return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
 }
 
+/* As the kernel lists them, oldest first; the time may be over before all are looked at, and who holds a volume is seldom older than it. */
+static size_t processes_list(DIR *proc, pid_t **ret)
+{
+        size_t n = 0, allocated = 0;
+
+        for (struct dirent *e; (e = readdir(proc));) {
+                if (e->d_name[strspn(e->d_name, "0123456789")] != 0)
+                        continue;
+                if (n == allocated) {
+                        allocated = allocated ? allocated * 2 : 256;
+                        pid_t *grown = reallocarray(*ret, allocated, sizeof(*grown));
+                        if (!grown)
+                                break;
+                        *ret = grown;
+                }
+                (*ret)[n++] = atoi(e->d_name);
+        }
+        return n;
+}
+
 char *fs_holders(dev_t device_number)
 {
         int64_t end = now_monotonic_nsec() + SEARCH_NSEC;
@@ -161,19 +226,21 @@ char *fs_holders(dev_t device_number)
         if (!s || !proc || device_number == 0)
                 return NULL;
         search_prepare(s, device_number);
+        if (*s->device_name)
+                devices_search(s);
 
-        for (struct dirent *e; (e = readdir(proc));) {
-                if (e->d_name[strspn(e->d_name, "0123456789")] != 0)
-                        continue;
-                if (now_monotonic_nsec() > end)
-                        break; /* whom it found so far, or nobody */
-                _cleanup_close_ int pid_fd = openat(dirfd(proc), e->d_name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-                if (pid_fd < 0 || atoi(e->d_name) == getpid())
+        _cleanup_free_ pid_t *pids = NULL;
+        for (size_t n = processes_list(proc, &pids); n > 0 && now_monotonic_nsec() <= end; n--) {
+                char pid[16];
+
+                snprintf(pid, sizeof(pid), "%d", pids[n - 1]);
+                _cleanup_close_ int pid_fd = openat(dirfd(proc), pid, O_PATH | O_DIRECTORY | O_CLOEXEC);
+                if (pid_fd < 0 || pids[n - 1] == getpid())
                         continue;
                 if (process_uses(s, pid_fd))
-                        holder_add(s, pid_fd, e->d_name, "");
+                        process_add(s, pid_fd, pid, "");
                 else if (namespace_has_mount(s, pid_fd))
-                        holder_add(s, pid_fd, e->d_name, "'s mount namespace");
+                        process_add(s, pid_fd, pid, "'s mount namespace");
         }
         if (s->n_found > HOLDERS_MAX) {
                 char *text = NULL;

@@ -30,6 +30,21 @@ static inline int sys_mount_setattr(int dir_fd, const char *path, unsigned flags
         return (int) syscall(SYS_mount_setattr, dir_fd, path, flags, attr, sizeof(*attr));
 }
 
+static inline int sys_fsopen(const char *type, unsigned flags)
+{
+        return (int) syscall(SYS_fsopen, type, flags);
+}
+
+static inline int sys_fsconfig(int fd, unsigned command, const char *key, const char *value)
+{
+        return (int) syscall(SYS_fsconfig, fd, command, key, value, 0);
+}
+
+static inline int sys_fsmount(int fd, unsigned flags, unsigned attributes)
+{
+        return (int) syscall(SYS_fsmount, fd, flags, attributes);
+}
+
 #define MOUNT_STATE_OPTIONS UINT64_C(0x80) /* STATMOUNT_MNT_OPTS; Linux 6.11 */
 #ifndef SYS_statmount
 #define SYS_statmount 457 /* where berth is built; alpha and mips have numbers of their own */

@@ -16,6 +16,9 @@
  */
 int fs_options_check(const char *fs_type, char *const *options, bool read_only, char **ret, Error *err);
 
+/* One option of an NFS mount, by the same list; vers and nfsvers are not in it, the driver's option vers says more. */
+int fs_option_check_nfs(const char *option, Error *err);
+
 typedef struct FsMountParams {
         const char *source;       /* device */
         dev_t device_number;      /* what must be mounted in the end; 0: not compared */

@@ -28,7 +28,9 @@ typedef enum Family {
         FAMILY_EXT4 = 1 << 2,
         FAMILY_XFS = 1 << 3,
         FAMILY_BTRFS = 1 << 4,
-        FAMILY_ALL = (1 << 5) - 1,
+        FAMILY_NFS = 1 << 5,
+        FAMILY_BLOCK = (1 << 5) - 1,
+        FAMILY_ALL = FAMILY_BLOCK | FAMILY_NFS,
 } Family;
 
 static const struct {
@@ -54,8 +56,8 @@ static const struct {
         { "strictatime", FAMILY_ALL, VALUE_NONE, NULL },
         { "nodiratime", FAMILY_ALL, VALUE_NONE, NULL },
         { "diratime", FAMILY_ALL, VALUE_NONE, NULL },
-        { "lazytime", FAMILY_ALL, VALUE_NONE, NULL },
-        { "nolazytime", FAMILY_ALL, VALUE_NONE, NULL },
+        { "lazytime", FAMILY_BLOCK, VALUE_NONE, NULL },
+        { "nolazytime", FAMILY_BLOCK, VALUE_NONE, NULL },
         { "sync", FAMILY_ALL, VALUE_NONE, NULL },
         { "async", FAMILY_ALL, VALUE_NONE, NULL },
         { "dirsync", FAMILY_ALL, VALUE_NONE, NULL },
@@ -71,8 +73,8 @@ static const struct {
         { "defcontext", FAMILY_ALL, VALUE_CONTEXT, NULL },
         { "rootcontext", FAMILY_ALL, VALUE_CONTEXT, NULL },
 
-        { "acl", FAMILY_EXT | FAMILY_BTRFS, VALUE_NONE, NULL },
-        { "noacl", FAMILY_EXT | FAMILY_BTRFS, VALUE_NONE, NULL },
+        { "acl", FAMILY_EXT | FAMILY_BTRFS | FAMILY_NFS, VALUE_NONE, NULL },
+        { "noacl", FAMILY_EXT | FAMILY_BTRFS | FAMILY_NFS, VALUE_NONE, NULL },
         { "user_xattr", FAMILY_EXT, VALUE_NONE, NULL },
         { "nouser_xattr", FAMILY_EXT, VALUE_NONE, NULL },
         { "errors", FAMILY_EXT, VALUE_CHOICE, "remount-ro continue" }, /* panic would take the node down */
@@ -147,6 +149,37 @@ static const struct {
         { "thread_pool", FAMILY_BTRFS, VALUE_NUMBER, NULL },
         { "max_inline", FAMILY_BTRFS, VALUE_SIZE, NULL },
         { "metadata_ratio", FAMILY_BTRFS, VALUE_NUMBER, NULL },
+
+        { "hard", FAMILY_NFS, VALUE_NONE, NULL },
+        { "soft", FAMILY_NFS, VALUE_NONE, NULL },
+        { "softerr", FAMILY_NFS, VALUE_NONE, NULL },
+        { "timeo", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "retrans", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "rsize", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "wsize", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "ac", FAMILY_NFS, VALUE_NONE, NULL },
+        { "noac", FAMILY_NFS, VALUE_NONE, NULL },
+        { "actimeo", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "acregmin", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "acregmax", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "acdirmin", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "acdirmax", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "cto", FAMILY_NFS, VALUE_NONE, NULL },
+        { "nocto", FAMILY_NFS, VALUE_NONE, NULL },
+        { "lookupcache", FAMILY_NFS, VALUE_CHOICE, "all none pos positive" },
+        { "nconnect", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "sec", FAMILY_NFS, VALUE_CHOICE, "sys none krb5 krb5i krb5p" },
+        { "xprtsec", FAMILY_NFS, VALUE_CHOICE, "none tls mtls" },
+        { "lock", FAMILY_NFS, VALUE_NONE, NULL },
+        { "nolock", FAMILY_NFS, VALUE_NONE, NULL },
+        { "local_lock", FAMILY_NFS, VALUE_CHOICE, "none all flock posix" },
+        { "rdirplus", FAMILY_NFS, VALUE_NONE, NULL },
+        { "nordirplus", FAMILY_NFS, VALUE_NONE, NULL },
+        { "resvport", FAMILY_NFS, VALUE_NONE, NULL },
+        { "noresvport", FAMILY_NFS, VALUE_NONE, NULL },
+        { "port", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "mountport", FAMILY_NFS, VALUE_NUMBER, NULL },
+        { "nosharecache", FAMILY_NFS, VALUE_NONE, NULL }, /* set anyway */
 };
 
 static unsigned fs_families(const char *fs_type)
@@ -241,11 +274,11 @@ static int option_append(char **options, const char *text)
         return 0;
 }
 
-static int option_check(const char *fs_type, unsigned families, const char *option, char **options, Error *err)
+/* The entry of the table that allows the option. */
+static int option_find(const char *fs_type, unsigned families, const char *option, size_t *ret, Error *err)
 {
         const char *equals = strchr(option, '='), *value = equals ? equals + 1 : NULL;
         size_t n = equals ? (size_t) (equals - option) : strlen(option);
-        _cleanup_free_ char *quoted = NULL;
 
         if (!option_is_safe_text(option))
                 return error_set(err, ERROR_FORBIDDEN_OPTION, EINVAL,
@@ -254,21 +287,38 @@ static int option_check(const char *fs_type, unsigned families, const char *opti
         if (strcmp(option, "ro") == 0 || strcmp(option, "rw") == 0)
                 return error_set(err, ERROR_FORBIDDEN_OPTION, EINVAL,
                                  "Mount option '%s' is not possible: the volume's readOnly decides", option);
-
-        for (size_t i = 0; i < ELEMENTSOF(allowed); i++) {
-                if (!(allowed[i].families & families) || strlen(allowed[i].name) != n ||
-                    memcmp(allowed[i].name, option, n) != 0 ||
-                    !value_is_valid(allowed[i].kind, value, allowed[i].choices))
-                        continue;
-                if (allowed[i].kind == VALUE_CONTEXT &&
-                    asprintf(&quoted, "%s=\"%s\"", allowed[i].name, value) < 0) {
-                        quoted = NULL;
-                        return error_oom(err);
+        for (size_t i = 0; i < ELEMENTSOF(allowed); i++)
+                if ((allowed[i].families & families) && strlen(allowed[i].name) == n &&
+                    memcmp(allowed[i].name, option, n) == 0 &&
+                    value_is_valid(allowed[i].kind, value, allowed[i].choices)) {
+                        *ret = i;
+                        return 0;
                 }
-                return option_append(options, quoted ? quoted : option) < 0 ? error_oom(err) : 0;
-        }
-        return error_set(err, ERROR_FORBIDDEN_OPTION, EPERM, "Mount option '%s' is not allowed for %s", option,
+        return error_set(err, ERROR_FORBIDDEN_OPTION, EPERM, "Mount option '%.120s' is not allowed for %s", option,
                          fs_type);
+}
+
+static int option_check(const char *fs_type, unsigned families, const char *option, char **options, Error *err)
+{
+        _cleanup_free_ char *quoted = NULL;
+        size_t i;
+        int r = option_find(fs_type, families, option, &i, err);
+        if (r < 0)
+                return r;
+
+        if (allowed[i].kind == VALUE_CONTEXT &&
+            asprintf(&quoted, "%s=\"%s\"", allowed[i].name, strchr(option, '=') + 1) < 0) {
+                quoted = NULL;
+                return error_oom(err);
+        }
+        return option_append(options, quoted ? quoted : option) < 0 ? error_oom(err) : 0;
+}
+
+int fs_option_check_nfs(const char *option, Error *err)
+{
+        size_t i;
+
+        return option_find("nfs", FAMILY_NFS, option, &i, err);
 }
 
 int fs_options_check(const char *fs_type, char *const *options, bool read_only, char **ret, Error *err)
@@ -282,6 +332,12 @@ int fs_options_check(const char *fs_type, char *const *options, bool read_only, 
 
         _cleanup_free_ char *joined = strdup(read_only ? "ro,nosuid,nodev" : "rw,nosuid,nodev");
         if (!joined)
+                return error_oom(err);
+        /*
+         * One thread of the kernel completes the inode tables of all ext4 of the node, with a lock held that every umount of one
+         * needs: a single volume that does not answer would hold up all others. A proved blank device reads as zeros anyway.
+         */
+        if ((families & FAMILY_EXT4) && !read_only && option_append(&joined, "noinit_itable") < 0)
                 return error_oom(err);
         STRV_FOREACH (o, options) {
                 int r = option_check(type, families, *o, &joined, err);
