@@ -1,20 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Loop devices. Runs in the loop mounter; ioctls on a loop may block on its backing file.
- *
- * Invariant: one inode never gets two devices, since two caches over the same blocks destroy the file system. So every
- * bound device of the node is asked for its inode before one is bound, and again afterwards.
- *
- * Asking costs an open and an ioctl a device, on a node with thousands of them, for every attach. The table remembers
- * the answers: /sys/…/loop<N>/loop is made when a device is bound and removed when it is let go, and
- * its kernfs inode number is never used twice, so the same number means the same binding. Only LOOP_CHANGE_FD could change the file
- * below a binding; it works on read-only devices alone, and these are always asked.
+ * One loop device: looking at it, binding it to an image, letting it go. Runs in the loop mounter; ioctls on a loop may block on
+ * its backing file. Which device shows an image is found by loop-find.c.
  */
 
 #include "mounters/loop-device.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -29,26 +21,12 @@
 #include "mounters/fs/mount.h"
 #include "protocol/names.h"
 
-#define LOOP_MAJOR 7
-#define SYSFS_DEVICES "/sys/devices/virtual/block"
 #define BIND_TRIES 256U
 #define PAUSE_FIRST_NSEC (50 * 1000)
 #define PAUSE_LAST_NSEC (4 * 1000 * 1000)
 #define NODE_WAIT_STEPS 250U  /* about 1 s */
 #define UNBIND_WAIT_STEPS 80U /* about 0.3 s */
 #define UNBIND_WAIT_NSEC (INT64_C(300) * 1000 * 1000)
-
-typedef struct LoopBinding {
-        ino_t sysfs_inode; /* 0: nothing is known */
-        dev_t device;
-        uint64_t inode;
-} LoopBinding;
-
-struct LoopTable {
-        int sysfs_fd;
-        LoopBinding *bindings; /* by the device's number */
-        size_t n_bindings;
-};
 
 _Static_assert(sizeof(VOLUME_TAG_PREFIX) + VOLUME_KEY_MAX <= LO_NAME_SIZE, "a key fits into a loop's name");
 
@@ -58,22 +36,6 @@ static void pause_briefly(unsigned step)
         struct timespec ts = { .tv_nsec = step < 7 ? PAUSE_FIRST_NSEC << step : PAUSE_LAST_NSEC };
 
         (void) nanosleep(&ts, NULL);
-}
-
-LoopTable *loop_table_new(void)
-{
-        LoopTable *t = calloc(1, sizeof(LoopTable));
-
-        if (t)
-                t->sysfs_fd = -EBADF;
-        return t;
-}
-
-void loop_table_free(LoopTable *t)
-{
-        close_fd(t->sysfs_fd);
-        free(t->bindings);
-        free(t);
 }
 
 void loop_device_done(LoopDevice *d)
@@ -96,13 +58,12 @@ bool loop_device_shows(const LoopDevice *d, dev_t device, uint64_t inode)
         return d->info.lo_inode == inode && d->info.lo_device == device;
 }
 
-/* Whether sysfs shows the device bound, and as which binding. */
-static bool sysfs_is_bound(unsigned number, ino_t *ret_inode)
+bool loop_is_bound(unsigned number, ino_t *ret_inode)
 {
         char path[64];
         struct stat st;
 
-        snprintf(path, sizeof(path), SYSFS_DEVICES "/loop%u/loop", number);
+        snprintf(path, sizeof(path), LOOP_SYSFS_DEVICES "/loop%u/loop", number);
         if (lstat(path, &st) < 0)
                 return false;
         if (ret_inode)
@@ -142,152 +103,52 @@ static int bound_node_open(unsigned number)
                 int fd = node_open(number, O_RDONLY, 0);
                 if (fd >= 0 || (fd != -ENOENT && fd != -ENXIO) || i >= UNBIND_WAIT_STEPS)
                         return fd;
-                if (!sysfs_is_bound(number, NULL))
+                if (!loop_is_bound(number, NULL))
                         return -ENXIO;
                 pause_briefly(i);
         }
 }
 
-/* 1: bound, *ret filled; 0: not bound. */
-static int device_look(unsigned number, LoopDevice *ret)
+/* 1: open, though perhaps not bound any more; 0: not bound. */
+static int device_open(unsigned number, LoopDevice *ret)
 {
-        _cleanup_loop_device_ LoopDevice d = { .fd = bound_node_open(number) };
-        if (d.fd < 0)
-                return (d.fd == -ENOENT || d.fd == -ENXIO) && !sysfs_is_bound(number, NULL) ? 0 : d.fd;
-        if (ioctl(d.fd, LOOP_GET_STATUS64, &d.info) < 0)
-                return errno == ENXIO ? 0 : -errno;
-        d.number = number;
-        d.device_number = makedev(LOOP_MAJOR, number);
-        *ret = d;
-        d = LOOP_DEVICE_INIT;
+        int fd = bound_node_open(number);
+
+        if (fd < 0)
+                return (fd == -ENOENT || fd == -ENXIO) && !loop_is_bound(number, NULL) ? 0 : fd;
+        *ret = (LoopDevice) { .fd = fd, .number = number, .device_number = makedev(LOOP_MAJOR, number) };
         return 1;
 }
 
-static LoopBinding *table_binding(LoopTable *t, unsigned number)
+int loop_look(unsigned number, LoopDevice *ret)
 {
-        if (number >= t->n_bindings) {
-                size_t n = number + 64U;
-                LoopBinding *grown = reallocarray(t->bindings, n, sizeof(LoopBinding));
-                if (!grown)
-                        return NULL;
-                memset(grown + t->n_bindings, 0, (n - t->n_bindings) * sizeof(LoopBinding));
-                t->bindings = grown;
-                t->n_bindings = n;
-        }
-        return &t->bindings[number];
-}
-
-/* 1: this device shows the inode, 0: it does not. */
-static int table_look(LoopTable *t, unsigned number, ino_t sysfs_inode, dev_t device, uint64_t inode,
-                      LoopDevice *ret)
-{
-        LoopBinding *b = table_binding(t, number);
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
+        int r = device_open(number, &d);
 
-        if (!b)
-                return -ENOMEM;
-        if (b->sysfs_inode == sysfs_inode && (b->inode != inode || b->device != device))
-                return 0;
-
-        b->sysfs_inode = 0;
-        int r = device_look(number, &d);
         if (r <= 0)
                 return r;
-        /* what was asked belongs to the binding that was seen only if it is still the same one */
-        ino_t now = 0;
-        if (!(d.info.lo_flags & LO_FLAGS_READ_ONLY) && sysfs_is_bound(number, &now) && now == sysfs_inode)
-                *b = (LoopBinding) { .sysfs_inode = sysfs_inode, .device = (dev_t) d.info.lo_device, .inode = d.info.lo_inode };
-        if (!loop_device_shows(&d, device, inode))
-                return 0;
+        if (ioctl(d.fd, LOOP_GET_STATUS64, &d.info) < 0)
+                return errno == ENXIO ? 0 : -errno;
         *ret = d;
         d = LOOP_DEVICE_INIT;
         return 1;
 }
 
-static bool loop_number(const char *name, unsigned *ret)
+int loop_look_at_other(unsigned number, struct loop_info64 *ret)
 {
-        return strncmp(name, "loop", 4) == 0 && parse_unsigned(name + 4, ret) >= 0 && *ret < 1U << 20;
-}
+        _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
+        int r = device_open(number, &d);
 
-static int table_open(LoopTable *t, DIR **ret)
-{
-        int fd;
-
-        if (t->sysfs_fd < 0)
-                t->sysfs_fd = open(SYSFS_DEVICES, O_PATH | O_DIRECTORY | O_CLOEXEC);
-        fd = openat(t->sysfs_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        if (fd < 0)
-                return -errno;
-        *ret = fdopendir(fd);
-        if (!*ret) {
-                close_fd(fd);
-                return -errno;
-        }
-        return 0;
-}
-
-int loop_find(LoopTable *t, dev_t device, uint64_t inode, LoopDevice *ret, Error *err)
-{
-        _cleanup_loop_device_ LoopDevice found = LOOP_DEVICE_INIT;
-        _cleanup_closedir_ DIR *d = NULL;
-        int r = table_open(t, &d);
-        if (r < 0)
-                return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot read " SYSFS_DEVICES ": %s", strerror(-r));
-
-        for (struct dirent *e; (e = readdir(d));) {
-                _cleanup_loop_device_ LoopDevice one = LOOP_DEVICE_INIT;
-                char path[32];
-                unsigned number;
-                struct stat st;
-
-                if (!loop_number(e->d_name, &number))
-                        continue;
-                snprintf(path, sizeof(path), "loop%u/loop", number);
-                if (fstatat(t->sysfs_fd, path, &st, AT_SYMLINK_NOFOLLOW) < 0)
-                        continue; /* not bound */
-                r = table_look(t, number, st.st_ino, device, inode, &one);
-                if (r < 0)
-                        return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot look at /dev/loop%u: %s", number,
-                                         strerror(-r));
-                if (r == 0)
-                        continue;
-                if (found.fd >= 0)
-                        return error_set(err, ERROR_CONFLICT, EBUSY,
-                                         "The image is attached twice, as /dev/loop%u and /dev/loop%u: its "
-                                         "data is at risk",
-                                         found.number, number);
-                found = one;
-                one = LOOP_DEVICE_INIT;
-        }
-        if (found.fd < 0)
-                return 0;
-        *ret = found;
-        found = LOOP_DEVICE_INIT;
+        if (r <= 0)
+                return r;
+        if (ioctl(d.fd, LOOP_GET_STATUS64, ret) < 0)
+                return errno == EINTR || errno == ENOMEM ? -errno : 0;
         return 1;
 }
 
-int loop_each(LoopTable *t, int (*f)(const LoopDevice *d, void *userdata), void *userdata, Error *err)
+bool loop_number(const char *name, unsigned *ret)
 {
-        _cleanup_closedir_ DIR *d = NULL;
-        int r = table_open(t, &d);
-        if (r < 0)
-                return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot read " SYSFS_DEVICES ": %s", strerror(-r));
-
-        for (struct dirent *e; (e = readdir(d));) {
-                _cleanup_loop_device_ LoopDevice one = LOOP_DEVICE_INIT;
-                unsigned number;
-
-                if (!loop_number(e->d_name, &number) || !sysfs_is_bound(number, NULL) ||
-                    device_look(number, &one) <= 0)
-                        continue;
-                r = f(&one, userdata);
-                if (r == -ENOMEM)
-                        return error_oom(err);
-                if (r < 0)
-                        return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot list /dev/loop%u: %s", number,
-                                         strerror(-r));
-        }
-        return 0;
+        return strncmp(name, "loop", 4) == 0 && parse_unsigned(name + 4, ret) >= 0 && *ret < 1U << 20;
 }
 
 int loop_open(const char *path, dev_t device, uint64_t inode, LoopDevice *ret, Error *err)
@@ -297,7 +158,7 @@ int loop_open(const char *path, dev_t device, uint64_t inode, LoopDevice *ret, E
 
         if (strncmp(path, "/dev/", 5) != 0 || !loop_number(path + 5, &number))
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "'%s' is not a loop device", path);
-        int r = device_look(number, &d);
+        int r = loop_look(number, &d);
         if (r < 0)
                 return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot look at %s: %s", path, strerror(-r));
         if (r == 0 || !loop_device_shows(&d, device, inode))
@@ -400,7 +261,7 @@ int loop_unbind(LoopDevice *d, Error *err)
 {
         ino_t before = 0, now = 0;
 
-        if (!sysfs_is_bound(d->number, &before))
+        if (!loop_is_bound(d->number, &before))
                 return 0;
         FAULT_POINT("loop.before-clear");
         /* ENXIO: another got there first */
@@ -415,7 +276,7 @@ int loop_unbind(LoopDevice *d, Error *err)
         /* By the clock: the caller's Unmount waits for this, and on a busy machine a pause is much longer than it asks for. */
         int64_t end = now_monotonic_nsec() + UNBIND_WAIT_NSEC;
         for (unsigned i = 0; i == 0 || now_monotonic_nsec() < end; i++) {
-                if (!sysfs_is_bound(d->number, &now) || now != before)
+                if (!loop_is_bound(d->number, &now) || now != before)
                         return 0;
                 pause_briefly(i);
         }

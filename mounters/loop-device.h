@@ -2,7 +2,7 @@
 #pragma once
 
 /*
- * The loop kind's devices: which of the node's loop devices show an inode, binding one and letting it go.
+ * A loop device: looking at it, binding it to an image and letting it go.
  *
  * Own: its file name field carries "berth:<key>". Everything else is foreign: used, never undone.
  */
@@ -11,6 +11,9 @@
 #include <sys/types.h>
 
 #include "mounters/loop-image.h"
+
+#define LOOP_MAJOR 7
+#define LOOP_SYSFS_DEVICES "/sys/devices/virtual/block"
 
 typedef struct LoopDevice {
         int fd;
@@ -22,25 +25,21 @@ typedef struct LoopDevice {
 void loop_device_done(LoopDevice *d);
 #define _cleanup_loop_device_ _cleanup_(loop_device_done)
 
-/* What is known of the node's devices from one operation to the next; see loop-device.c. */
-typedef struct LoopTable LoopTable;
-LoopTable *loop_table_new(void);
-void loop_table_free(LoopTable *t);
-DEFINE_POINTER_CLEANUP(LoopTable *, loop_table_free);
-
 bool loop_device_is_own(const LoopDevice *d, const char *key);
 bool loop_device_shows(const LoopDevice *d, dev_t device, uint64_t inode);
 
+/* "loop7" is 7. */
+bool loop_number(const char *name, unsigned *ret);
+/* Whether sysfs shows the device bound, and as which binding (may be NULL): the number is never used twice. */
+bool loop_is_bound(unsigned number, ino_t *ret_inode);
+/* 1: bound, *ret filled; 0: not bound. Waits for what is below the device: strangers' are asked by loop_find(). */
+int loop_look(unsigned number, LoopDevice *ret);
 /*
- * Looks at every bound loop device. 1 and *ret, or 0 if none shows the inode. Errors: CONFLICT if several do, DEVICE_ERROR if
- * one cannot be looked at: then nobody knows.
+ * The same of a device that is nobody's yet, in loop_ask()'s child. 0 also if the kernel cannot look at the file behind it (ENOTCONN of
+ * a FUSE server that died, ESTALE): an image that is looked for is not that file, since it can be looked at.
  */
-int loop_find(LoopTable *t, dev_t device, uint64_t inode, LoopDevice *ret, Error *err);
-/*
- * Calls f for every bound device until it answers negative, which is then the result. One that cannot be looked at is
- * left out: another's stuck device must not hide the others.
- */
-int loop_each(LoopTable *t, int (*f)(const LoopDevice *d, void *userdata), void *userdata, Error *err);
+int loop_look_at_other(unsigned number, struct loop_info64 *ret);
+
 /* Opens the device that is named, if it still shows the inode: 1; 0 if it does not. */
 int loop_open(const char *path, dev_t device, uint64_t inode, LoopDevice *ret, Error *err);
 

@@ -474,7 +474,7 @@ static int new_image_fill(Mounter *m, const ImageOptions *o, const char *fs_type
         if (fsync(i->fd) < 0)
                 return storage_error(n, "write", -errno, err);
         FAULT_POINT("image.after-sync");
-        return block_remember(m, lasting_id, identity, fs_type, uuid, o->size, err);
+        return block_remember(m, &(BlockStorage) { .lasting_id = lasting_id }, identity, fs_type, uuid, o->size, err);
 }
 
 /* Nobody will ever ask for a file that never got a name. */
@@ -483,7 +483,7 @@ static void new_image_forget(Mounter *m, const Image *i)
         _cleanup_free_ char *lasting_id = image_lasting_id(i);
 
         if (lasting_id)
-                (void) block_forget(m, lasting_id, NULL);
+                (void) block_forget(m, &(BlockStorage) { .lasting_id = lasting_id }, NULL);
 }
 
 /* mkfs reports a full file system below as it likes; the file system itself is asked. */

@@ -10,22 +10,7 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
-#include "base/fd.h"
 #include "mounters/loop-image.h"
-
-#define BACKING_FILE_MAX 4096U
-
-/* What sysfs calls the backing file: a label only, since names change and inodes do not. NULL if it does not tell. */
-static char *backing_file(unsigned number)
-{
-        char path[64], *text = NULL;
-
-        snprintf(path, sizeof(path), "/sys/block/loop%u/loop/backing_file", number);
-        if (read_file_at(AT_FDCWD, path, BACKING_FILE_MAX, &text, NULL) < 0)
-                return NULL;
-        text[strcspn(text, "\n")] = 0;
-        return text;
-}
 
 /*
  * Loop devices are the kernel's and not the mount namespace's: another berthd of the same machine, in a container, tags its own
@@ -47,7 +32,7 @@ static int device_fill(Mounter *m, const LoopDevice *d, MounterDevice *ret)
         *ret = (MounterDevice) {
                 .key = image_key(&image),
                 .identity = image_identity(&image),
-                .image = backing_file(d->number),
+                .image = loop_backing_file(d->number),
                 .device_number = d->device_number,
                 .read_only = d->info.lo_flags & LO_FLAGS_READ_ONLY,
         };

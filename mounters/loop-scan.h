@@ -3,7 +3,7 @@
 
 /* The loop kind's Scan (io.berth.Mounter1). */
 
-#include "mounters/loop-device.h"
+#include "mounters/loop-find.h"
 #include "mounters/mounter.h"
 
 /* Fills r->devices with every bound loop device of the node, foreign ones too. */

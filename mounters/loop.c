@@ -20,6 +20,7 @@
 #include "mounters/block/block.h"
 #include "mounters/fs/mount.h"
 #include "mounters/loop-device.h"
+#include "mounters/loop-find.h"
 #include "mounters/loop-scan.h"
 #include "mounters/loop-image.h"
 
@@ -44,7 +45,7 @@ static int volume_find_device(const MounterVolume *v, LoopDevice *ret, Error *er
                 r = loop_open(v->device, device, inode, ret, err);
         if (r != 0)
                 return r;
-        return loop_find(table, device, inode, ret, err);
+        return loop_find(table, device, inode, NULL, ret, err);
 }
 
 /* --- resolve and create --- */
@@ -142,7 +143,7 @@ static int device_bind_contended(Mounter *m, const MounterVolume *v, const Image
         int k = device_bind(m, v, image, &d, err);
         if (k < 0)
                 return k;
-        k = loop_find(table, image->device, image->inode, &seen, &e);
+        k = loop_find(table, image->device, image->inode, image, &seen, &e);
         if (k == 1 && seen.number == d.number) {
                 *ret = d;
                 d = LOOP_DEVICE_INIT;
@@ -185,13 +186,19 @@ static int loop_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Err
         if (k < 0)
                 return k;
 
+        /* Ours of an earlier call, as when a Format stood between: nobody else's device has to be looked at, which may not answer. */
+        if (v->device && *v->device && loop_open(v->device, image.device, image.inode, &d, NULL) > 0) {
+                if (loop_device_is_own(&d, v->key))
+                        return device_adopt(&d, v, r, err);
+                loop_device_done(&d);
+        }
         /* The road of every day: nobody has the image open, so it has no device, and none has to be looked for. */
         if (image_claim(&image) >= 0) {
                 k = device_bind(m, v, &image, &d, err);
                 image_unclaim(&image);
                 return k < 0 ? k : device_answer(&d, false, r, err);
         }
-        k = loop_find(table, image.device, image.inode, &d, err);
+        k = loop_find(table, image.device, image.inode, &image, &d, err);
         if (k < 0)
                 return k;
         if (k > 0)
@@ -409,7 +416,7 @@ static int loop_forget(Mounter *m, const MounterVolume *v, MounterResult *r, Err
         if (k < 0)
                 return k;
         name = image_lasting_id(&image);
-        return name ? block_forget(m, name, err) : error_oom(err);
+        return name ? block_forget(m, &(BlockStorage) { .lasting_id = name }, err) : error_oom(err);
 }
 
 /* --- expand, stats, check --- */
