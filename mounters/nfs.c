@@ -1,0 +1,502 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * NFS: the slots of mounter-nfs. One mount a node for each server, export and superblock options, staged
+ * read-write; every pod gets a bind mount of it, or of a directory of it, with its own read-only flag.
+ *
+ * Invariants: whatever waits for a server has a time limit here, below the agent's. Taking a pod's mount
+ * away asks no server: umount2(2) does not look at what is mounted, and the stage keeps the superblock. A
+ * stage is unmounted while its server answers, so that what was written still reaches it; by force only when
+ * the agent says that it has waited long enough, or the server's name leads elsewhere by now.
+ *
+ * What stands for the device of the other kinds is the superblock: Detach is done when the kernel has none
+ * any more.
+ */
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "base/fault.h"
+#include "base/fd.h"
+#include "mounters/bounded.h"
+#include "mounters/fs/bind.h"
+#include "mounters/fs/mount.h"
+#include "mounters/fs/target.h"
+#include "mounters/fs/umount.h"
+#include "mounters/nfs-mount.h"
+#include "mounters/nfs-moved.h"
+#include "mounters/nfs-preflight.h"
+#include "mounters/nfs-source.h"
+#include "mounters/nfs-subdir.h"
+
+#define PING_USEC (1000 * UINT64_C(1000))
+#define LOOK_USEC (3000 * UINT64_C(1000))
+#define FORCE_USEC (2000 * UINT64_C(1000))
+
+static int server_silent(const char *server, Error *err)
+{
+        return error_set(err, ERROR_SERVER_UNREACHABLE, ETIMEDOUT, "The server of %s does not answer",
+                         server);
+}
+
+/* How people and the mount table call it. */
+static const char *volume_name(const MounterVolume *v)
+{
+        return str_or(v->device, str_or(v->identity, str_or(v->staging_path, "the volume")));
+}
+
+static int nfs_resolve(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        _cleanup_nfs_source_ NfsSource s = NFS_SOURCE_INIT;
+
+        if (*v->fs_type && strcmp(v->fs_type, "nfs") != 0 && strcmp(v->fs_type, "nfs4") != 0)
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "fsType '%.40s' is not possible with driver nfs: leave it out", v->fs_type);
+        int k = nfs_source_parse(&v->source, v->mount_options, &m->settings, &s, err);
+        if (k < 0)
+                return k;
+        r->identity = TAKE_PTR(s.identity);
+        r->key = TAKE_PTR(s.key);
+        r->group = TAKE_PTR(s.group);
+        r->shared = true;
+        return 0;
+}
+
+/* ---- stage ---- */
+
+static bool locks_are_remote(const NfsSource *s)
+{
+        const char *local = nfs_source_option(s, "local_lock");
+
+        return !nfs_source_option(s, "nolock") && !(local && strcmp(local, "all") == 0);
+}
+
+static int stage_directory(const char *path, bool *ret_mounted, Error *err)
+{
+        FAULT_POINT("nfs.before-stage-mkdir");
+        int r = mkdir(path, 0700) < 0 && errno != EEXIST ? -errno : 0;
+        if (r == -ENOENT)
+                r = mkdir_parents(path, 0700);
+        if (r >= 0)
+                r = mount_id_at(AT_FDCWD, path, NULL, ret_mounted);
+        return r < 0 ? error_set(err, ERROR_MOUNT_FAILED, r, "Cannot make the directory %s: %s", path,
+                                 strerror(-r))
+                     : 0;
+}
+
+static int stage_mount(Mounter *m, const MounterVolume *v, const NfsSource *s, MounterResult *r, Error *err)
+{
+        NfsPeer peer;
+        int k = nfs_preflight(m, s, &peer, err);
+
+        /* it is there: who stands in line for it need not fear that it is silent, however long the kernel takes */
+        if (k >= 0)
+                mounter_progress(m, "stage", 0, 0);
+        if (k >= 0 && peer.version == NFS_VERSION_3 && locks_are_remote(s))
+                k = nfs_locking_check(m, err);
+        if (k >= 0)
+                k = nfs_mount(m, s, &peer, v->staging_path, &r->device_number, &r->mount_id, err);
+        return k;
+}
+
+/* The device is the superblock, by name and number; what is mounted there already was mounted by the same
+ * request. */
+static int nfs_stage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        _cleanup_nfs_source_ NfsSource s = NFS_SOURCE_INIT;
+        _cleanup_nfs_mount_ NfsMount found = {};
+        bool mounted = false;
+        int k = nfs_source_parse(&v->source, v->mount_options, &m->settings, &s, err);
+
+        if (k >= 0 && (!v->staging_path || !v->key || strcmp(v->key, s.key) != 0))
+                k = error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                              "Stage needs stagingPath, and the key that the source has");
+        if (k >= 0)
+                k = stage_directory(v->staging_path, &mounted, err);
+        if (k < 0)
+                return k;
+        if (mounted) {
+                k = nfs_mount_find(v->staging_path, &found);
+                if (k < 0)
+                        return error_set(err, ERROR_CONFLICT, k, "Something else is mounted on %s",
+                                         v->staging_path);
+                r->device_number = found.device;
+                (void) mount_id_at(AT_FDCWD, v->staging_path, &r->mount_id, NULL);
+        } else {
+                k = stage_mount(m, v, &s, r, err);
+                if (k < 0) {
+                        (void) rmdir(v->staging_path);
+                        return k;
+                }
+        }
+        if (asprintf(&r->device, "%s:%s", s.server, s.export) < 0) {
+                r->device = NULL;
+                return error_oom(err);
+        }
+        return str_replace(&r->fs_type, "nfs") < 0 ? error_oom(err) : 0;
+}
+
+/* ---- publish ---- */
+
+typedef struct PublishJob {
+        const MounterVolume *volume;
+        NfsSource source;
+        int tree_fd;
+        Error error;
+} PublishJob;
+
+/* What has to ask the server: that the stage is not stale, and where the directory is. */
+static int publish_look(void *argument)
+{
+        PublishJob *j = argument;
+
+        return nfs_subdir_clone(j->volume->staging_path, &j->source, &j->tree_fd, &j->error);
+}
+
+/* Nobody uses the stage, and what it waits for is not where its server is now: there is nothing to wait for. */
+static bool stage_is_lost(Mounter *m, const char *path)
+{
+        _cleanup_nfs_mount_ NfsMount found = {};
+        char address[NFS_ADDRESS_MAX];
+
+        return nfs_mount_find(path, &found) >= 0 && nfs_mounted_only_at(path, found.device) &&
+               nfs_server_moved(m, &found, PING_USEC, address);
+}
+
+static int publish_silent(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        _cleanup_nfs_mount_ NfsMount found = {};
+        char address[NFS_ADDRESS_MAX];
+
+        if (nfs_mount_find(v->staging_path, &found) < 0 || !nfs_server_moved(m, &found, PING_USEC, address))
+                return server_silent(volume_name(v), err);
+        if (nfs_mounted_only_at(v->staging_path, found.device)) {
+                r->next = "stage";
+                return 0;
+        }
+        return error_set(err, ERROR_SERVER_UNREACHABLE, ETIMEDOUT,
+                         "The server of %s does not answer at %s, where it is mounted from; its name leads to %s "
+                         "now. It is mounted from there once no pod on this node uses it any more",
+                         volume_name(v), found.address, address);
+}
+
+static int publish_judge(Mounter *m, const MounterVolume *v, PublishJob *j, int k, MounterResult *r, Error *err)
+{
+        if (k == -ESTALE) {
+                r->next = "stage"; /* the server has forgotten it, or serves something else there by now */
+                return 0;
+        }
+        if (k == -ETIMEDOUT || k == -EIO)
+                return publish_silent(m, v, r, err);
+        if (k < 0)
+                error_move(err, &j->error);
+        return k;
+}
+
+static int nfs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        bool staged = false;
+        int k, result = 0;
+
+        if (!v->target || !v->staging_path)
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
+                                 "Publish needs target and stagingPath");
+        k = mount_id_at(AT_FDCWD, v->staging_path, NULL, &staged);
+        if (k == -ENOENT || (k >= 0 && !staged)) {
+                r->next = "stage"; /* somebody has unmounted it */
+                return 0;
+        }
+        PublishJob *j = calloc(1, sizeof(*j));
+        if (!j)
+                return error_oom(err);
+        *j = (PublishJob){.volume = v, .source = NFS_SOURCE_INIT, .tree_fd = -EBADF};
+        k = nfs_source_parse(&v->source, v->mount_options, &m->settings, &j->source, err);
+        if (k >= 0) {
+                k = bounded_call(m, m->settings.nfs_preflight_timeout_usec, publish_look, j, &result);
+                if (k == -ETIMEDOUT) /* the thread still has j */
+                        return publish_silent(m, v, r, err);
+                if (k < 0)
+                        k = error_set(err, ERROR_INTERNAL, k, "Cannot start a thread: %s", strerror(-k));
+                else
+                        k = publish_judge(m, v, j, result, r, err);
+        }
+        _cleanup_close_ int tree_fd = j->tree_fd;
+        nfs_source_done(&j->source);
+        error_done(&j->error);
+        free(j);
+        return k < 0 || r->next ? k : fs_publish_tree(m, v, tree_fd, FS_STORAGE_SERVER, r, err);
+}
+
+/* ---- unpublish ---- */
+
+/* Whether the server of a mount accepts connections: looked up in the mount table, asked beside the mount.
+ */
+static bool server_answers(const char *path)
+{
+        _cleanup_nfs_mount_ NfsMount found = {};
+
+        return nfs_mount_find(path, &found) < 0 || !*found.address ||
+               nfs_ping(found.address, found.port, PING_USEC) == 0;
+}
+
+static int detach_all(int parent_fd, const char *name, unsigned *layers)
+{
+        int r = 0;
+
+        if (fchdir(parent_fd) < 0)
+                return -errno;
+        while (umount2(name, UMOUNT_NOFOLLOW | MNT_DETACH) >= 0)
+                (*layers)++;
+        if (errno != EINVAL && errno != ENOENT)
+                r = -errno;
+        return chdir("/") < 0 && r == 0 ? -errno : r;
+}
+
+/*
+ * Processes of the node that wait for a dead server inside the volume hold it, and nothing ends them: then
+ * the mount is taken out of their way. While the server answers they are asked to let go, as with every
+ * kind.
+ */
+static int nfs_unpublish(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        _cleanup_target_ Target t = TARGET_INIT;
+        _cleanup_error_ Error busy = ERROR_INIT;
+        const char *name = NULL;
+        int k = fs_unpublish(m, v, r, &busy);
+
+        if (k < 0 && busy.code == ERROR_BUSY && target_parse(v->target, &m->settings, &t, NULL) >= 0 &&
+            !server_answers(t.path)) {
+                _cleanup_close_ int parent_fd = target_open_parent(&t, &name, NULL);
+                if (parent_fd >= 0 && detach_all(parent_fd, name, &r->layers) >= 0)
+                        return 0;
+        }
+        if (k < 0)
+                error_move(err, &busy);
+        return k;
+}
+
+/* ---- unstage, detach ---- */
+
+/*
+ * In a process of its own, which goes on alone if the kernel takes its time: there may be something left to
+ * write. It holds no lock and no socket, so it keeps nobody from working on the volume.
+ */
+static void force_child(const char *path)
+{
+        (void) setsid();
+        (void) close_range(0, ~0U, 0);
+        /* what waits for the server fails; then nothing is left to wait for, but for those who begin to wait
+         * anew */
+        if (umount2(path, UMOUNT_NOFOLLOW | MNT_FORCE) < 0)
+                (void) umount2(path, UMOUNT_NOFOLLOW | MNT_DETACH);
+        _exit(EXIT_SUCCESS);
+}
+
+static void force_unmount(const char *path)
+{
+        const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+        pid_t child = fork();
+
+        if (child == 0)
+                force_child(path);
+        for (uint64_t waited = 0; child > 0 && waited < FORCE_USEC; waited += 10000) {
+                if (waitpid(child, NULL, WNOHANG) != 0)
+                        return;
+                (void) nanosleep(&pause, NULL);
+        }
+}
+
+static int stage_leave(const MounterVolume *v, Error *err)
+{
+        return error_set(err, ERROR_SERVER_UNREACHABLE, ETIMEDOUT,
+                         "The server of %s does not answer; its stage stays until it does, so that nothing "
+                         "written is lost",
+                         volume_name(v));
+}
+
+static int nfs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        bool mounted = false;
+
+        if (!v->staging_path)
+                return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Unstage needs stagingPath");
+        if (mount_id_at(AT_FDCWD, v->staging_path, NULL, &mounted) >= 0 && mounted &&
+            !server_answers(v->staging_path)) {
+                if (!v->force && !stage_is_lost(m, v->staging_path))
+                        return stage_leave(v, err);
+                force_unmount(v->staging_path);
+        }
+        return fs_unstage(m, v, r, err);
+}
+
+static int nfs_detach(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        if (!v->force && nfs_superblock_exists(v->device_number)) {
+                _cleanup_free_ char *holders = fs_holders(v->device_number);
+                return error_set(err, ERROR_BUSY, EBUSY, "The kernel still has the file system of %s: %s%s",
+                                 volume_name(v),
+                                 holders ? "in use by "
+                                         : "it has something to write, or a process waits in it",
+                                 holders ? holders : "");
+        }
+        r->gone = true;
+        return 0;
+}
+
+/* ---- looking ---- */
+
+typedef struct LookJob {
+        char *path;
+        struct statvfs usage;
+} LookJob;
+
+/* The root's attributes from the server, not from memory; then how full it is. */
+static int look_run(void *argument)
+{
+        LookJob *j = argument;
+        struct statx sx;
+
+        if (statx(AT_FDCWD, j->path, AT_STATX_FORCE_SYNC | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
+                  STATX_BASIC_STATS, &sx) < 0 ||
+            statvfs(j->path, &j->usage) < 0)
+                return -errno;
+        return 0;
+}
+
+/* 0 or what is wrong with the mount, negative errno; or the server does not answer: then *err is set and the
+ * result -ETIMEDOUT. */
+static int look(Mounter *m, const MounterVolume *v, struct statvfs *ret, Error *err)
+{
+        LookJob *j = calloc(1, sizeof(*j));
+        int result = 0;
+
+        if (!j || !(j->path = strdup(v->staging_path))) {
+                free(j);
+                return error_oom(err);
+        }
+        int k = bounded_call(m, LOOK_USEC, look_run, j, &result);
+        if (k == -ETIMEDOUT || (k >= 0 && result == -ETIMEDOUT))
+                return server_silent(volume_name(v), err);
+        *ret = j->usage;
+        free(j->path);
+        free(j);
+        return k < 0 ? k : result;
+}
+
+static int ailment_tell(MounterResult *r, int ailment, Error *err)
+{
+        r->healthy = ailment >= 0;
+        r->corrupted = ailment == -ESTALE || ailment == -EIO;
+        if (ailment >= 0)
+                return 0;
+        const char *text = ailment == -ESTALE ? "the server does not know the mounted directory any more "
+                                                "(stale file handle)"
+                                              : strerror(-ailment);
+        return str_replace(&r->reason, text) < 0 ? error_oom(err) : 0;
+}
+
+static bool is_staged(const MounterVolume *v)
+{
+        bool mounted = false;
+
+        return v->staging_path && mount_id_at(AT_FDCWD, v->staging_path, NULL, &mounted) >= 0 && mounted;
+}
+
+static int nfs_stats(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        struct statvfs st = {};
+
+        if (!is_staged(v))
+                return error_set(err, ERROR_NOT_FOUND, ENOENT, "Nothing is staged on %s",
+                                 str_or(v->staging_path, "(none)"));
+        int ailment = look(m, v, &st, err);
+        if (error_is_set(err))
+                return ailment;
+        r->total_bytes = st.f_blocks * st.f_frsize;
+        r->available_bytes = st.f_bavail * st.f_frsize;
+        r->used_bytes = (st.f_blocks - st.f_bfree) * st.f_frsize;
+        r->total_inodes = st.f_files;
+        r->free_inodes = st.f_ffree;
+        r->used_inodes = st.f_files - st.f_ffree;
+        return ailment_tell(r, ailment, err);
+}
+
+static int nfs_check(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        const MounterVolume target = {.target = v->target};
+        struct statvfs st = {};
+        int k = v->target ? fs_check(m, &target, r, err) : 0;
+
+        if (k < 0)
+                return k;
+        r->healthy = true;
+        r->attached = nfs_superblock_exists(v->device_number);
+        r->staged = is_staged(v);
+        if (!r->staged)
+                return 0;
+        int ailment = look(m, v, &st, err);
+        return error_is_set(err) ? ailment : ailment_tell(r, ailment, err);
+}
+
+/*
+ * The stages themselves: what is mounted below the staging root was mounted by this driver, and the
+ * directory is the key. The options that are in its identity are not to be read back, so the identity ends
+ * in what stands for "not known".
+ */
+static int scan_add(const NfsMount *found, MounterDevice *d)
+{
+        const char *key = strrchr(found->target, '/') + 1, *path = strstr(found->source, ":/");
+        int n = path ? (int) (path - found->source) : (int) strlen(found->source);
+
+        *d = (MounterDevice){
+                        .key = strdup(key), .device = strdup(found->source), .device_number = found->device};
+        if (asprintf(&d->identity, "nfs:%.*s:%s:?", n, found->source, path ? path + 1 : "") < 0)
+                d->identity = NULL;
+        return d->key && d->device && d->identity ? 0 : -ENOMEM;
+}
+
+static int nfs_scan(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
+{
+        _cleanup_free_ char *root = NULL;
+        NfsMount *mounts = NULL;
+        size_t n = 0;
+
+        if (asprintf(&root, "%s/staging", m->settings.runtime_dir) < 0) {
+                root = NULL;
+                return error_oom(err);
+        }
+        int k = nfs_mount_list(root, &mounts, &n);
+        if (k >= 0 && n > 0 && !(r->devices = calloc(n, sizeof(*r->devices))))
+                k = -ENOMEM;
+        for (size_t i = 0; i < n; i++) {
+                if (k >= 0 && strncmp(strrchr(mounts[i].target, '/') + 1, "nfs-", 4) == 0)
+                        k = scan_add(&mounts[i], &r->devices[r->n_devices++]);
+                nfs_mount_done(&mounts[i]);
+        }
+        free(mounts);
+        return k < 0 ? error_set(err, ERROR_INTERNAL, k, "Cannot read the mount table: %s", strerror(-k))
+                     : 0;
+}
+
+static const MounterOps nfs_ops = {
+                .kind = "nfs",
+                .resolve = nfs_resolve,
+                .stage = nfs_stage,
+                .publish = nfs_publish,
+                .unpublish = nfs_unpublish,
+                .unstage = nfs_unstage,
+                .detach = nfs_detach,
+                .stats = nfs_stats,
+                .check = nfs_check,
+                .scan = nfs_scan,
+};
+
+int main(int argc, char **argv)
+{
+        return mounter_serve(&nfs_ops, argc, argv);
+}
