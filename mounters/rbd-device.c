@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * Maps of the kernel's RBD client in sysfs, and the line that makes one. Reads sysfs; writes nothing. Runs in the rbd mounter.
+ */
+
+#include "mounters/rbd-device.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <string.h>
+#include <sys/sysmacros.h>
+
+#include "base/fd.h"
+
+#define ATTRIBUTE_MAX 4096U
+#define TAG "key=berth-"
+
+void rbd_device_done(RbdDevice *d)
+{
+        free(d->fsid);
+        free(d->pool);
+        free(d->space);
+        free(d->image);
+        free(d->snapshot);
+        free(d->image_id);
+        free(d->address);
+        free(d->identity);
+        free(d->key);
+        *d = RBD_DEVICE_INIT;
+}
+
+bool rbd_config_is_own(const char *config_info, const char *key)
+{
+        const char *options = config_info + strcspn(config_info, " "), *end;
+        size_t n_tag = strlen(TAG), n_key = strlen(key);
+
+        options += strspn(options, " ");
+        end = options + strcspn(options, " ");
+        for (const char *p = options; p < end; p += strcspn(p, ", ") + 1) {
+                size_t n = strcspn(p, ", ");
+                if (n == n_tag + n_key && memcmp(p, TAG, n_tag) == 0 && memcmp(p + n_tag, key, n_key) == 0)
+                        return true;
+        }
+        return false;
+}
+
+/* Of several the kernel takes the last. */
+bool rbd_config_is_alone(const char *config_info)
+{
+        const char *options = config_info + strcspn(config_info, " ");
+        bool alone = false;
+
+        options += strspn(options, " ");
+        for (const char *p = options, *end = options + strcspn(options, " "); p < end; p += strcspn(p, ", ") + 1) {
+                size_t n = strcspn(p, ", ");
+                if (n == strlen("noshare") && memcmp(p, "noshare", n) == 0)
+                        alone = true;
+                else if (n == strlen("share") && memcmp(p, "share", n) == 0)
+                        alone = false;
+        }
+        return alone;
+}
+
+static int attribute_read(int dir_fd, const char *name, char **ret)
+{
+        char *text = NULL;
+        int r = read_file_at(dir_fd, name, ATTRIBUTE_MAX, &text, NULL);
+
+        if (r < 0)
+                return r;
+        text[strcspn(text, "\n")] = 0;
+        free(*ret);
+        *ret = text;
+        return 0;
+}
+
+static int attribute_number(int dir_fd, const char *name, int64_t *ret)
+{
+        _cleanup_free_ char *text = NULL;
+        int r = attribute_read(dir_fd, name, &text);
+
+        if (r >= 0)
+                *ret = strtoll(text, NULL, 10);
+        return r;
+}
+
+static int device_names(int fd, RbdDevice *d)
+{
+        const struct {
+                const char *attribute;
+                char **field;
+        } names[] = {
+                { "cluster_fsid", &d->fsid }, { "pool", &d->pool },         { "pool_ns", &d->space },
+                { "name", &d->image },        { "image_id", &d->image_id }, { "current_snap", &d->snapshot },
+                { "client_addr", &d->address },
+        };
+
+        for (size_t i = 0; i < ELEMENTSOF(names); i++) {
+                int r = attribute_read(fd, names[i].attribute, names[i].field);
+                if (r < 0)
+                        return r;
+        }
+        if (strcmp(d->snapshot, "-") == 0) {
+                free(d->snapshot);
+                d->snapshot = NULL;
+        }
+        return 0;
+}
+
+static int device_read(int devices_fd, const char *name, RbdDevice *ret)
+{
+        _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
+        _cleanup_close_ int fd = openat(devices_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_free_ char *config = NULL;
+        int64_t major_number = 0, minor_number = 0, ro = 0;
+        char path[64];
+
+        if (fd < 0)
+                return -errno;
+        int r = parse_unsigned(name, &d.number);
+        if (r >= 0)
+                r = device_names(fd, &d);
+        if (r >= 0)
+                r = attribute_number(fd, "major", &major_number);
+        if (r >= 0)
+                r = attribute_number(fd, "minor", &minor_number);
+        if (r >= 0)
+                r = attribute_number(fd, "pool_id", &d.pool_id);
+        if (r < 0)
+                return r;
+        d.device_number = makedev((unsigned) major_number, (unsigned) minor_number);
+        d.identity = rbd_identity(d.fsid, d.pool, d.space, d.image, d.snapshot);
+        d.key = d.identity ? rbd_key(d.identity) : NULL;
+        if (!d.key)
+                return -ENOMEM;
+        if (attribute_read(fd, "config_info", &config) >= 0) {
+                d.own = rbd_config_is_own(config, d.key);
+                d.alone = rbd_config_is_alone(config);
+                d.times_out = strstr(config, ",osd_request_timeout=");
+        }
+        snprintf(path, sizeof(path), "/sys/block/rbd%u", d.number);
+        _cleanup_close_ int block_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        d.read_only = d.snapshot || (block_fd >= 0 && attribute_number(block_fd, "ro", &ro) >= 0 && ro != 0);
+        *ret = d;
+        d = RBD_DEVICE_INIT;
+        return 0;
+}
+
+int rbd_device_each(const char *sysfs, int (*f)(RbdDevice *d, void *userdata), void *userdata)
+{
+        _cleanup_free_ char *path = NULL;
+
+        if (asprintf(&path, "%s/devices", sysfs) < 0) {
+                path = NULL;
+                return -ENOMEM;
+        }
+        _cleanup_closedir_ DIR *dir = opendir(path);
+        if (!dir)
+                return errno == ENOENT ? 0 : -errno;
+        for (struct dirent *e; (e = readdir(dir));) {
+                _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
+                if (e->d_name[0] < '0' || e->d_name[0] > '9')
+                        continue;
+                int r = device_read(dirfd(dir), e->d_name, &d);
+                if (r == -ENOENT || r == -ENODEV)
+                        continue;
+                if (r >= 0)
+                        r = f(&d, userdata);
+                if (r != 0)
+                        return r;
+        }
+        return 0;
+}
+
+typedef struct Search {
+        const char *key;
+        RbdDevice best;
+        bool found;
+} Search;
+
+static int search_visit(RbdDevice *d, void *userdata)
+{
+        Search *s = userdata;
+
+        if (strcmp(d->key, s->key) != 0)
+                return 0;
+        if (s->found && (s->best.own > d->own || (s->best.own == d->own && s->best.read_only <= d->read_only)))
+                return 0;
+        rbd_device_done(&s->best);
+        s->best = *d;
+        *d = RBD_DEVICE_INIT;
+        s->found = true;
+        return 0;
+}
+
+int rbd_device_find(const char *sysfs, const char *key, RbdDevice *ret)
+{
+        Search s = { .key = key };
+        int r = rbd_device_each(sysfs, search_visit, &s);
+
+        if (r < 0) {
+                rbd_device_done(&s.best);
+                return r;
+        }
+        if (s.found)
+                *ret = s.best;
+        return s.found;
+}
+
+static int addresses_visit(RbdDevice *d, void *userdata)
+{
+        char ***addresses = userdata;
+
+        return d->address && !strv_contains(*addresses, d->address) ? strv_append(addresses, d->address) : 0;
+}
+
+int rbd_device_addresses(const char *sysfs, char ***ret)
+{
+        _cleanup_strv_ char **addresses = NULL;
+        int r = rbd_device_each(sysfs, addresses_visit, &addresses);
+
+        if (r >= 0)
+                *ret = TAKE_PTR(addresses);
+        return r;
+}
+
+/* --- the line --- */
+
+static bool options_have(char *const *options, const char *name)
+{
+        size_t n = strlen(name);
+
+        STRV_FOREACH (o, options)
+                if (strncmp(*o, name, n) == 0 && ((*o)[n] == 0 || (*o)[n] == '='))
+                        return true;
+        return false;
+}
+
+/* The line is words between spaces, the second one options between commas. */
+static bool word_is_safe(const char *s, bool option)
+{
+        for (const char *p = s; *p; p++)
+                if ((unsigned char) *p <= ' ' || *p == 0x7f || (option && (*p == ',' || *p == '=')))
+                        return false;
+        return *s;
+}
+
+int rbd_map_line(const RbdMapLine *p, char **ret, Error *err)
+{
+        const char *const options[] = { p->user, p->fsid, p->key, *p->space ? p->space : "x", p->ms_mode ? p->ms_mode : "x" };
+        const char *const words[] = { p->addresses, p->pool, p->image, p->snapshot ? p->snapshot : "x" };
+        char *line = NULL;
+        size_t size = 0;
+
+        for (size_t i = 0; i < ELEMENTSOF(options); i++)
+                if (!word_is_safe(options[i], true))
+                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "A name cannot be passed to the kernel as a map option");
+        for (size_t i = 0; i < ELEMENTSOF(words); i++)
+                if (!word_is_safe(words[i], false))
+                        return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "A name cannot be passed to the kernel as a word");
+        STRV_FOREACH (o, p->defaults)
+                if (rbd_map_option_check(*o, RBD_TRUST_OPERATOR, err) < 0)
+                        return -EINVAL;
+        STRV_FOREACH (o, p->options)
+                if (rbd_map_option_check(*o, RBD_TRUST_VOLUME, err) < 0)
+                        return -EINVAL;
+
+        FILE *f = open_memstream(&line, &size);
+        if (!f)
+                return error_oom(err);
+        fprintf(f, "%s name=%s," TAG "%s,fsid=%s,mount_timeout=%u", p->addresses, p->user, p->key, p->fsid, p->timeout_sec);
+        if (p->ms_mode && !options_have(p->options, "ms_mode") && !options_have(p->defaults, "ms_mode"))
+                fprintf(f, ",ms_mode=%s", p->ms_mode);
+        if (*p->space)
+                fprintf(f, ",_pool_ns=%s", p->space);
+        if (p->alone)
+                fputs(",noshare", f);
+        STRV_FOREACH (o, p->defaults)
+                fprintf(f, ",%s", *o);
+        STRV_FOREACH (o, p->options)
+                fprintf(f, ",%s", *o);
+        if (p->read_only)
+                fputs(",read_only", f);
+        else if (p->locks)
+                /*
+                 * The lock is taken with the first read, before anything is believed of what is read: a former owner that is frozen is fenced
+                 * by that. Not "exclusive", which would refuse the lock even to librbd for growing the image.
+                 */
+                fprintf(f, ",lock_on_read,lock_timeout=%u", p->timeout_sec);
+        fprintf(f, " %s %s %s", p->pool, p->image, p->snapshot ? p->snapshot : "-");
+        if (fclose(f) != 0) {
+                free(line);
+                return error_oom(err);
+        }
+        if (size >= 4095) { /* sysfs takes a page */
+                free(line);
+                return error_set(err, ERROR_INVALID_ARGUMENT, E2BIG, "Names, monitors and map options together are too long for the kernel");
+        }
+        *ret = line;
+        return 0;
+}

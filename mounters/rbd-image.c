@@ -1,0 +1,407 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * RBD images through librbd. Runs in the rbd mounter; each request blocks for [RBD] OsdRequestTimeoutSec= at most, since librados has
+ * been told so (rbd-cluster.c).
+ *
+ * Invariants: looking at an image changes nothing in the cluster, not even a watcher; librbd itself would shrink an image without a
+ * word, so sizes are compared here; what the cluster did not answer is never taken for "no".
+ */
+
+#include "mounters/rbd-image.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/fault.h"
+
+#define LIST_MAX 64U
+#define KEEP_MAX (64U * 1024U)
+
+void rbd_image_done(RbdImage *i)
+{
+        if (i->image)
+                rbd_close(i->image);
+        if (i->io)
+                rados_ioctx_destroy(i->io);
+        free(i->spec);
+        free(i->lasting_id);
+        *i = RBD_IMAGE_INIT;
+}
+
+int rbd_request_failed(const RbdSource *s, int r, ErrorCode other, const char *what, Error *err)
+{
+        _cleanup_free_ char *spec = rbd_source_spec(s);
+        const char *image = spec ? spec : s->image;
+
+        switch (-r) {
+        case ETIMEDOUT:
+                return error_set(err, ERROR_OSDS_UNREACHABLE, r, "%s of %s: the OSDs of the pool do not answer", what, image);
+        case EPERM:
+        case EACCES:
+                return error_set(err, ERROR_CAPS_MISSING, r, "%s of %s: client.%s may not do that", what, image, s->user);
+        case ESHUTDOWN: /* EBLOCKLISTED */
+                return error_set(err, ERROR_DEVICE_ERROR, r, "%s of %s: this client has been fenced (blocklisted)", what, image);
+        default:
+                return error_set(err, other, r, "%s of %s failed: %s", what, image, strerror(-r));
+        }
+}
+
+static int open_failed(RbdImage *i, int r, Error *err)
+{
+        const RbdSource *s = i->source;
+        rbd_image_t head = NULL;
+        bool exists = true;
+
+        if (r != -ENOENT)
+                return r == -ENOSYS || r == -ENOTSUP
+                               ? error_set(err, ERROR_FEATURES_UNSUPPORTED, r,
+                                           "librbd of this node does not know a feature of %s", i->spec)
+                               : rbd_request_failed(s, r, ERROR_DEVICE_ERROR, "Opening", err);
+        if (*s->space && rbd_namespace_exists(i->io, s->space, &exists) >= 0 && !exists)
+                return error_set(err, ERROR_NAMESPACE_NOT_FOUND, r, "Pool %s has no namespace %s", s->pool, s->space);
+        if (s->snapshot && rbd_open_read_only(i->io, s->image, &head, NULL) >= 0) {
+                rbd_close(head);
+                return error_set(err, ERROR_SNAPSHOT_NOT_FOUND, r, "Image %s/%s has no snapshot %s", s->pool, s->image,
+                                 s->snapshot);
+        }
+        return error_set(err, ERROR_RBD_IMAGE_NOT_FOUND, r, "There is no image %s", i->spec);
+}
+
+static int image_inspect(RbdImage *i, Error *err)
+{
+        rbd_image_info_t info;
+        int r = rbd_stat(i->image, &info, sizeof(info));
+
+        if (r >= 0)
+                r = rbd_get_features(i->image, &i->features);
+        if (r < 0)
+                return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Looking at the header", err);
+        i->size = info.size;
+        /* format 1, which neither has IDs nor can be made since 2017 */
+        if (rbd_get_id(i->image, i->id, sizeof(i->id)) < 0 || !*i->id)
+                return error_set(err, ERROR_FEATURES_UNSUPPORTED, EOPNOTSUPP, "Image %s has the old format 1; convert it: rbd migration",
+                                 i->spec);
+        i->pool_id = rados_ioctx_get_id(i->io);
+        if (asprintf(&i->lasting_id, "rbd-%s-%" PRId64 "-%s", i->cluster->fsid, i->pool_id, i->id) < 0) {
+                i->lasting_id = NULL;
+                return error_oom(err);
+        }
+        return 0;
+}
+
+/* And the namespace in it, which need not exist. */
+static int pool_open(RbdCluster *c, const RbdSource *source, rados_ioctx_t *ret, Error *err)
+{
+        rados_ioctx_t io = NULL;
+        int r = rados_ioctx_create(c->rados, source->pool, &io);
+
+        if (r == -ENOENT)
+                return error_set(err, ERROR_POOL_NOT_FOUND, r, "The cluster has no pool %s", source->pool);
+        if (r == -ETIMEDOUT)
+                return error_set(err, ERROR_MONITORS_UNREACHABLE, r, "The monitors of %s do not answer any more", c->mon_host);
+        if (r < 0)
+                return rbd_request_failed(source, r, ERROR_DEVICE_ERROR, "Opening the pool", err);
+        rados_ioctx_set_namespace(io, source->space);
+        *ret = io;
+        return 0;
+}
+
+int rbd_image_open(RbdCluster *c, const RbdSource *source, RbdImage *ret, Error *err)
+{
+        _cleanup_rbd_image_ RbdImage i = { .cluster = c, .source = source, .spec = rbd_source_spec(source) };
+
+        if (!i.spec)
+                return error_oom(err);
+        int r = pool_open(c, source, &i.io, err);
+        if (r < 0)
+                return r;
+        r = rbd_open_read_only(i.io, source->image, &i.image, source->snapshot);
+        if (r < 0) {
+                i.image = NULL;
+                return open_failed(&i, r, err);
+        }
+        r = image_inspect(&i, err);
+        if (r < 0)
+                return r;
+        *ret = i;
+        i = RBD_IMAGE_INIT;
+        return 0;
+}
+
+int rbd_image_look(RbdCluster *c, const RbdSource *source, Error *err)
+{
+        _cleanup_rbd_image_ RbdImage i = RBD_IMAGE_INIT;
+        char object[RBD_NAME_MAX + 16], id[128];
+
+        if (source->snapshot)
+                return rbd_image_open(c, source, &i, err);
+        int r = pool_open(c, source, &i.io, err);
+        if (r < 0)
+                return r;
+        snprintf(object, sizeof(object), "rbd_id.%s", source->image);
+        r = rados_read(i.io, object, id, sizeof(id), 0);
+        rbd_image_done(&i);
+        if (r > 0)
+                return 0;
+        /* what is not plain is told by opening it: a name that leads nowhere, rights to some of the objects only */
+        return r == -ETIMEDOUT ? rbd_request_failed(source, r, ERROR_DEVICE_ERROR, "Looking", err) : rbd_image_open(c, source, &i, err);
+}
+
+int rbd_image_check_primary(RbdImage *i, Error *err)
+{
+        rbd_mirror_image_info_t info = {};
+        bool primary = true;
+
+        if (!(i->features & (RBD_FEATURE_JOURNALING | RBD_FEATURE_NON_PRIMARY)))
+                return 0;
+        if (i->features & RBD_FEATURE_NON_PRIMARY)
+                primary = false;
+        else {
+                int r = rbd_mirror_image_get_info(i->image, &info, sizeof(info));
+                if (r < 0)
+                        return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Asking for the mirror state", err);
+                primary = info.state != RBD_MIRROR_IMAGE_ENABLED || info.primary;
+                rbd_mirror_image_get_info_cleanup(&info);
+        }
+        return primary ? 0
+                       : error_set(err, ERROR_IMAGE_NOT_PRIMARY, EROFS,
+                                   "Image %s is the mirrored copy of one in another cluster and cannot be written here", i->spec);
+}
+
+/* --- who uses it --- */
+
+int rbd_image_watchers(RbdImage *i, char ***ret, Error *err)
+{
+        _cleanup_strv_ char **addresses = NULL;
+        rbd_image_watcher_t watchers[LIST_MAX];
+        size_t n = LIST_MAX;
+
+        int r = rbd_watchers_list(i->image, watchers, &n);
+        if (r == -ERANGE)
+                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is in use by %zu clients", i->spec, n);
+        if (r < 0)
+                return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Listing the watchers", err);
+        for (size_t k = 0; k < n && r >= 0; k++)
+                r = strv_append(&addresses, watchers[k].addr);
+        rbd_watchers_list_cleanup(watchers, n);
+        if (r < 0)
+                return error_oom(err);
+        *ret = TAKE_PTR(addresses);
+        return 0;
+}
+
+void rbd_locker_done(RbdLocker *l)
+{
+        free(l->client);
+        free(l->cookie);
+        free(l->address);
+        *l = (RbdLocker) {};
+}
+
+int rbd_image_locker(RbdImage *i, RbdLocker *ret, Error *err)
+{
+        char tag[256], clients[4096], cookies[4096], addresses[4096];
+        size_t n_tag = sizeof(tag), n_clients = sizeof(clients), n_cookies = sizeof(cookies), n_addresses = sizeof(addresses);
+        _cleanup_rbd_locker_ RbdLocker l = {};
+        int exclusive;
+
+        ssize_t n = rbd_list_lockers(i->image, &exclusive, tag, &n_tag, clients, &n_clients, cookies, &n_cookies, addresses,
+                                     &n_addresses);
+        if (n == -ENOENT || n == 0)
+                return 0;
+        if (n < 0)
+                return rbd_request_failed(i->source, (int) n, ERROR_DEVICE_ERROR, "Listing the locks", err);
+        /* strings one after another; the first holder is as good as any */
+        if (str_replace(&l.client, clients) < 0 || str_replace(&l.cookie, cookies) < 0 || str_replace(&l.address, addresses) < 0)
+                return error_oom(err);
+        *ret = l;
+        l = (RbdLocker) {};
+        return 0;
+}
+
+int rbd_image_fence_owner(RbdImage *i, Error *err)
+{
+        _cleanup_rbd_locker_ RbdLocker l = {};
+        rbd_image_t image = NULL;
+
+        if (!(i->features & RBD_FEATURE_EXCLUSIVE_LOCK))
+                return 0;
+        int r = rbd_image_locker(i, &l, err);
+        if (r < 0 || !l.client)
+                return r;
+        r = rbd_open(i->io, i->source->image, &image, NULL);
+        if (r < 0)
+                return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Opening", err);
+        r = rbd_lock_acquire(image, RBD_LOCK_MODE_EXCLUSIVE);
+        int q = r < 0 ? 0 : rbd_lock_release(image);
+        rbd_close(image);
+        if (r == -EROFS || r == -EBUSY)
+                return error_set(err, ERROR_IN_USE, r, "The exclusive lock of image %s is held by %s and not given up", i->spec,
+                                 str_or(l.address, "?"));
+        return r < 0 || q < 0 ? rbd_request_failed(i->source, r < 0 ? r : q, ERROR_DEVICE_ERROR, "Taking the exclusive lock", err) : 0;
+}
+
+/* --- what is written --- */
+
+/* Opened for writing, librbd asks the owner of the exclusive lock for it, and the kernel gives it up for that moment. */
+static int image_resize(RbdImage *i, uint64_t size)
+{
+        rbd_image_t image = NULL;
+        int r = rbd_open(i->io, i->source->image, &image, NULL);
+
+        if (r < 0)
+                return r;
+        r = FAULT_ERROR("rbd.before-grow");
+        if (r >= 0)
+                r = rbd_resize2(image, size, false, NULL, NULL);
+        FAULT_POINT("rbd.after-grow");
+        int q = rbd_close(image);
+        return r < 0 ? r : q;
+}
+
+int rbd_image_grow(RbdImage *i, uint64_t size, Error *err)
+{
+        rbd_image_info_t info;
+
+        if (size < i->size)
+                return error_set(err, ERROR_SHRINK, EINVAL, "Image %s has %" PRIu64 " bytes, %" PRIu64 " would be smaller", i->spec,
+                                 i->size, size);
+        if (size == i->size)
+                return 0;
+        int r = image_resize(i, size);
+        if (r == -EROFS)
+                return error_set(err, ERROR_GROW_FAILED, r,
+                                 "Image %s cannot grow while a client holds its lock and does not give it up (it is mapped with the option "
+                                 "exclusive)", i->spec);
+        if (r < 0)
+                return rbd_request_failed(i->source, r, ERROR_GROW_FAILED, "Growing", err);
+        r = rbd_stat(i->image, &info, sizeof(info));
+        i->size = r >= 0 && info.size > size ? info.size : size;
+        return 0;
+}
+
+/*
+ * Metadata are written by the OSD's own class "rbd", as librbd does in the end. librbd itself would ask the owner of the exclusive lock, our own map in
+ * the kernel, to give it up for that, and would leave a watcher for half a minute if this process were killed.
+ */
+typedef struct Call {
+        char *data;
+        size_t size;
+        FILE *file;
+} Call;
+
+static void call_string(Call *c, const char *s)
+{
+        uint32_t n = (uint32_t) strlen(s);
+        const uint8_t le[4] = { (uint8_t) n, (uint8_t) (n >> 8), (uint8_t) (n >> 16), (uint8_t) (n >> 24) };
+
+        fwrite(le, 1, sizeof(le), c->file);
+        fwrite(s, 1, n, c->file);
+}
+
+static int call_run(RbdImage *i, const char *method, Call *c, const char *what, Error *err)
+{
+        char object[sizeof(i->id) + 16], reply[64];
+        int r = fclose(c->file) == 0 ? 0 : -ENOMEM;
+
+        snprintf(object, sizeof(object), "rbd_header.%s", i->id);
+        if (r >= 0)
+                r = FAULT_ERROR("rbd.before-keep");
+        if (r >= 0)
+                r = rados_exec(i->io, object, "rbd", method, c->data, c->size, reply, sizeof(reply));
+        FAULT_POINT("rbd.after-keep");
+        free(c->data);
+        return r < 0 && r != -ENOENT ? rbd_request_failed(i->source, r, ERROR_RECORD_FAILED, what, err) : 0;
+}
+
+int rbd_image_keep_read(RbdImage *i, const char *what, char **ret, Error *err)
+{
+        char key[64];
+        size_t size = 4096;
+
+        if (i->source->snapshot) /* what is or was done to the image is nothing to its snapshot */
+                return 0;
+        snprintf(key, sizeof(key), "berth.%s", what);
+        for (;;) {
+                _cleanup_free_ char *value = calloc(1, size + 1);
+                if (!value)
+                        return error_oom(err);
+                size_t n = size;
+                int r = rbd_metadata_get(i->image, key, value, &n);
+                if (r == -ENOENT)
+                        return 0;
+                if (r == -ERANGE && size < KEEP_MAX) {
+                        size = KEEP_MAX;
+                        continue;
+                }
+                if (r < 0)
+                        return rbd_request_failed(i->source, r, ERROR_RECORD_FAILED, "Reading the metadata", err);
+                *ret = TAKE_PTR(value);
+                return 1;
+        }
+}
+
+int rbd_image_keep_write(RbdImage *i, const char *what, const char *text, Error *err)
+{
+        static const char one[4] = { 1 }; /* a map of one entry */
+        Call c = {};
+        char key[64];
+
+        snprintf(key, sizeof(key), "berth.%s", what);
+        c.file = open_memstream(&c.data, &c.size);
+        if (!c.file)
+                return error_oom(err);
+        fwrite(one, 1, sizeof(one), c.file);
+        call_string(&c, key);
+        call_string(&c, text);
+        return call_run(i, "metadata_set", &c, "Writing the metadata", err);
+}
+
+int rbd_image_keep_remove(RbdImage *i, const char *what, Error *err)
+{
+        Call c = {};
+        char key[64];
+
+        snprintf(key, sizeof(key), "berth.%s", what);
+        c.file = open_memstream(&c.data, &c.size);
+        if (!c.file)
+                return error_oom(err);
+        call_string(&c, key);
+        return call_run(i, "metadata_remove", &c, "Removing the metadata", err);
+}
+
+/* --- what is allocated --- */
+
+typedef struct Extents {
+        int (*found)(const BlockExtent *e, void *arg);
+        void *arg;
+        int r;
+} Extents;
+
+static int on_diff(uint64_t offset, size_t size, int exists, void *arg)
+{
+        Extents *x = arg;
+        const BlockExtent e = { .offset = offset, .size = size };
+
+        if (exists)
+                x->r = x->found(&e, x->arg);
+        return x->r;
+}
+
+/*
+ * whole_object=0: objects are asked, not the object map, which is wrong after a crash and newer in the memory of who holds the lock; include_parent=1: what
+ * a clone shows of its parent counts.
+ */
+int rbd_image_extents(RbdImage *i, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+{
+        Extents x = { found, arg, 0 };
+        rbd_image_info_t info;
+        int r = rbd_stat(i->image, &info, sizeof(info));
+
+        if (r >= 0)
+                r = rbd_diff_iterate2(i->image, NULL, 0, info.size, 1, 0, on_diff, &x);
+        if (x.r < 0)
+                return x.r;
+        return r < 0 ? rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Listing what is allocated", err) : 0;
+}

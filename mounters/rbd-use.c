@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * One writer, and fencing. Runs in the rbd mounter; asks the cluster, within its time limits.
+ *
+ * Invariants: who does not answer is not free; nobody is fenced unless the configuration or a person at the command line says so, and
+ * never a client of this node; a fenced client is blocklisted before its lock is broken, so that it cannot write any more when
+ * somebody else begins. Who wrote last, and is seen no more, may have gone in peace: such a one is fenced only where its client
+ * served this image alone, since a shared one may be serving others, in good health.
+ */
+
+#include "mounters/rbd-use.h"
+
+#include <jansson.h>
+#include <string.h>
+
+#include "base/fault.h"
+#include "protocol/messages.h"
+
+#define HOLDER "holder"
+
+RbdFence rbd_fence_from_string(const char *s)
+{
+        static const char *const names[_RBD_FENCE_MAX] = { "never", "expired", "force" };
+
+        for (RbdFence i = 0; i < _RBD_FENCE_MAX; i++)
+                if (strcmp(names[i], s) == 0)
+                        return i;
+        return _RBD_FENCE_INVALID;
+}
+
+bool rbd_address_host(const char *address, char *buffer, size_t size)
+{
+        const char *slash = strrchr(address, '/'), *start = address, *end;
+
+        if (!slash)
+                return false;
+        if (*start == '[') {
+                start++;
+                end = strchr(start, ']');
+        } else
+                end = memchr(start, ':', (size_t) (slash - start));
+        if (!end || end == start || (size_t) (end - start) >= size)
+                return false;
+        memcpy(buffer, start, (size_t) (end - start));
+        buffer[end - start] = 0;
+        return true;
+}
+
+int rbd_use_others(char *const *watchers, char *const *own, char ***ret)
+{
+        _cleanup_strv_ char **others = NULL;
+
+        STRV_FOREACH (w, watchers)
+                if (!strv_contains(own, *w) && strv_append(&others, *w) < 0)
+                        return -ENOMEM;
+        *ret = TAKE_PTR(others);
+        return 0;
+}
+
+/* For texts; NULL if out of memory. */
+static char *join(char *const *addresses)
+{
+        char *list = NULL;
+
+        STRV_FOREACH (a, addresses) {
+                char *longer = NULL;
+                if (asprintf(&longer, "%s%s%s", list ? list : "", list ? ", " : "", *a) < 0)
+                        longer = NULL;
+                free(list);
+                list = longer;
+                if (!list)
+                        break;
+        }
+        return list;
+}
+
+static int in_use(const RbdImage *i, char *const *others, Error *err)
+{
+        _cleanup_free_ char *list = join(others);
+
+        return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is in use by %s (a client that died is listed for another half minute)",
+                         i->spec, str_or(list, "somebody"));
+}
+
+/* --- the note of who wrote last --- */
+
+typedef struct Note {
+        char *address, *node;
+        bool alone;
+} Note;
+
+static void note_done(Note *n)
+{
+        free(n->address);
+        free(n->node);
+        *n = (Note) {};
+}
+#define _cleanup_note_ _cleanup_(note_done)
+
+int rbd_use_note(RbdImage *i, const RbdDevice *d, const char *node, Error *err)
+{
+        _cleanup_free_ char *text = NULL, *there = NULL;
+        json_t *j = json_pack("{s:i, s:s, s:s, s:b}", "version", 1, "address", d->address, "node", node, "alone", (int) d->alone);
+
+        if (!j || !(text = json_dumps(j, JSON_SORT_KEYS))) {
+                json_decref(j);
+                return error_oom(err);
+        }
+        json_decref(j);
+        int r = rbd_image_keep_read(i, HOLDER, &there, err);
+        if (r < 0 || (r > 0 && strcmp(there, text) == 0))
+                return r < 0 ? r : 0;
+        return rbd_image_keep_write(i, HOLDER, text, err);
+}
+
+/* ret->address stays NULL if there is none that can be read. */
+static int note_read(RbdImage *i, Note *ret, Error *err)
+{
+        _cleanup_free_ char *text = NULL;
+        int r = rbd_image_keep_read(i, HOLDER, &text, err);
+
+        if (r <= 0)
+                return r;
+        json_t *j = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+        const char *address = json_string_value(json_object_get(j, "address"));
+        char host[64];
+        r = 0;
+        if (address && rbd_address_host(address, host, sizeof(host)) &&
+            (str_replace(&ret->address, address) < 0 || str_replace(&ret->node, json_string_value(json_object_get(j, "node"))) < 0))
+                r = error_oom(err);
+        ret->alone = json_is_true(json_object_get(j, "alone"));
+        json_decref(j);
+        return r;
+}
+
+/* --- fencing --- */
+
+/* A client that died on this very node must not take the node's living ones with it: they have the same address but another nonce. */
+static bool is_of_this_node(const char *address, char *const *own)
+{
+        char host[64], other[64];
+
+        if (!rbd_address_host(address, host, sizeof(host)))
+                return true;
+        STRV_FOREACH (o, own)
+                if (rbd_address_host(*o, other, sizeof(other)) && strcmp(host, other) == 0)
+                        return true;
+        return false;
+}
+
+static int fence_address(RbdImage *i, const char *address, const char *why, Error *err)
+{
+        char copy[128];
+
+        snprintf(copy, sizeof(copy), "%s", address);
+        FAULT_POINT("rbd.before-fence");
+        int r = rados_blocklist_add(i->cluster->rados, copy, 0);
+        FAULT_POINT("rbd.after-fence");
+        if (r < 0)
+                return rbd_request_failed(i->source, r, ERROR_ATTACH_FAILED, "Fencing the former holder", err);
+        log_event(LOG_WARNING, EVENT_FENCED, "Image %s: client %s was fenced (blocklisted): %s", i->spec, address, why);
+        return 0;
+}
+
+/* The lock of a client that is fenced now: librbd and the kernel would break it themselves, but `rbd lock add`'s they would not. */
+static int fence_lock(RbdImage *i, const RbdLocker *l, Error *err)
+{
+        rbd_image_t image = NULL;
+        int r = rbd_open(i->io, i->source->image, &image, NULL);
+
+        if (r >= 0) {
+                FAULT_POINT("rbd.before-break");
+                r = rbd_break_lock(image, l->client, l->cookie);
+                FAULT_POINT("rbd.after-break");
+                rbd_close(image);
+        }
+        if (r < 0 && r != -ENOENT)
+                return rbd_request_failed(i->source, r, ERROR_ATTACH_FAILED, "Breaking the lock of the former holder", err);
+        log_warning("Image %s: the lock of %s at %s was broken", i->spec, l->client, l->address);
+        return 0;
+}
+
+static int fence_watchers(RbdImage *i, char *const *others, char *const *own, Error *err)
+{
+        STRV_FOREACH (o, others) {
+                if (is_of_this_node(*o, own))
+                        return in_use(i, others, err);
+                int r = fence_address(i, *o, "Fence=force, and the image is wanted here", err);
+                if (r < 0)
+                        return r;
+        }
+        return 0;
+}
+
+static bool note_is_fenceable(const RbdImage *i, const Note *n, char *const *own)
+{
+        if (!n->address || is_of_this_node(n->address, own))
+                return false;
+        if (!n->alone)
+                log_warning("Image %s: client %s of node %s wrote it last and does not watch it any more; it is not fenced, since it may serve "
+                            "other images (it was mapped with Fence=never there)", i->spec, n->address, str_or(n->node, "?"));
+        return n->alone;
+}
+
+/*
+ * Nobody watches (any more), or has just been fenced. Who wrote last, or holds the lock, is dead, cut off, or has gone in peace: in the last case this
+ * does no harm.
+ */
+static int fence_expired(RbdImage *i, char *const *fenced, char *const *own, Error *err)
+{
+        _cleanup_rbd_locker_ RbdLocker l = {};
+        _cleanup_note_ Note note = {};
+        int r = rbd_image_locker(i, &l, err);
+
+        if (r >= 0)
+                r = note_read(i, &note, err);
+        if (r >= 0 && !str_equal(note.address, l.address) && !(note.address && strv_contains(fenced, note.address)) &&
+            note_is_fenceable(i, &note, own))
+                r = fence_address(i, note.address, "it wrote the image last and does not watch it any more", err);
+        if (r >= 0 && l.address && !is_of_this_node(l.address, own)) {
+                if (!strv_contains(fenced, l.address))
+                        r = fence_address(i, l.address, "it holds the image's lock and does not watch it any more", err);
+                if (r >= 0)
+                        r = fence_lock(i, &l, err);
+        }
+        return r;
+}
+
+/* --- claim and confirm --- */
+
+static int others_watching(RbdImage *i, char *const *own, char ***ret, Error *err)
+{
+        _cleanup_strv_ char **watchers = NULL;
+        int r = rbd_image_watchers(i, &watchers, err);
+
+        if (r < 0)
+                return r;
+        return rbd_use_others(watchers, own, ret) < 0 ? error_oom(err) : 0;
+}
+
+int rbd_use_own_server(RbdImage *i, const char *self, char ***own, char **ret, Error *err)
+{
+        _cleanup_strv_ char **others = NULL, **here = NULL;
+        char host[64], other[64];
+        int r = others_watching(i, *own, &others, err);
+
+        if (r < 0)
+                return r;
+        if (!rbd_address_host(self, host, sizeof(host)))
+                return error_set(err, ERROR_INTERNAL, EINVAL, "'%s' is not the address of a client", self);
+        STRV_FOREACH (o, others)
+                if (rbd_address_host(*o, other, sizeof(other)) && strcmp(host, other) == 0 && strv_append(&here, *o) < 0)
+                        return error_oom(err);
+        if (!here)
+                return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "rbd-nbd of this node (%s) does not have image %s open", host, i->spec);
+        if (here[1])
+                return in_use(i, others, err);
+        if (strv_append(own, here[0]) < 0 || str_replace(ret, here[0]) < 0)
+                return error_oom(err);
+        return 0;
+}
+
+int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err)
+{
+        _cleanup_strv_ char **others = NULL;
+        _cleanup_rbd_locker_ RbdLocker l = {};
+        int r = others_watching(i, own, &others, err);
+
+        if (r < 0)
+                return r;
+        if (others) {
+                if (fence != RBD_FENCE_FORCE)
+                        return in_use(i, others, err);
+                r = fence_watchers(i, others, own, err);
+                return r < 0 ? r : fence_expired(i, others, own, err);
+        }
+        if (fence != RBD_FENCE_NEVER)
+                return fence_expired(i, NULL, own, err);
+        /*
+         * `rbd lock add` is a person's or another program's word that the image is taken; the lock of the feature ("auto …") without a watcher
+         * is a dead client's, which the kernel fences when it takes the lock over.
+         */
+        r = rbd_image_locker(i, &l, err);
+        if (r >= 0 && l.cookie && strncmp(l.cookie, "auto ", 5) != 0)
+                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is locked by %s at %s (rbd lock ls %s)", i->spec, l.client,
+                                 str_or(l.address, "?"), i->spec);
+        return r;
+}
+
+int rbd_use_confirm(RbdImage *i, char *const *own, Error *err)
+{
+        _cleanup_strv_ char **others = NULL;
+        int r = others_watching(i, own, &others, err);
+
+        if (r < 0)
+                return r;
+        return others ? in_use(i, others, err) : 0;
+}
+
+/* --- by hand --- */
+
+static int holder_add(char ***holders, const char *address, char *const *own, bool *ret_here, Error *err)
+{
+        if (is_of_this_node(address, own)) {
+                *ret_here = true;
+                return 0;
+        }
+        return strv_contains(*holders, address) || strv_append(holders, address) >= 0 ? 0 : error_oom(err);
+}
+
+/* Who has it open, whose lock it is, and who wrote it last, as far as that one's client served nothing else. */
+static int holders_find(RbdImage *i, const RbdLocker *l, const Note *note, char *const *own, char ***holders, bool *ret_here, Error *err)
+{
+        _cleanup_strv_ char **watchers = NULL;
+        int r = rbd_image_watchers(i, &watchers, err);
+
+        if (r < 0)
+                return r;
+        STRV_FOREACH (w, watchers)
+                if (r >= 0)
+                        r = holder_add(holders, *w, own, ret_here, err);
+        if (r >= 0 && l->address)
+                r = holder_add(holders, l->address, own, ret_here, err);
+        if (r >= 0 && note->address && note->alone && !is_of_this_node(note->address, own))
+                r = holder_add(holders, note->address, own, ret_here, err);
+        return r;
+}
+
+static int nobody_to_fence(const RbdImage *i, const Note *note, bool here, char *const *own, Error *err)
+{
+        if (here)
+                return error_set(err, ERROR_NOTHING_TO_FENCE, EPERM,
+                                 "Image %s is held by this node itself, which is never fenced; unmount it here", i->spec);
+        if (note->address && !is_of_this_node(note->address, own))
+                return error_set(err, ERROR_NOTHING_TO_FENCE, ENOENT,
+                                 "Nobody holds image %s (any more). Client %s of node %s wrote it last, and may serve other images by now: if that "
+                                 "node is dead, ceph osd blocklist add %s", i->spec, note->address, str_or(note->node, "?"), note->address);
+        return error_set(err, ERROR_NOTHING_TO_FENCE, ENOENT, "Nobody holds image %s", i->spec);
+}
+
+int rbd_use_fence(RbdImage *i, char *const *own, char ***ret, Error *err)
+{
+        _cleanup_strv_ char **holders = NULL;
+        _cleanup_rbd_locker_ RbdLocker l = {};
+        _cleanup_note_ Note note = {};
+        bool here = false;
+        int r = rbd_image_locker(i, &l, err);
+
+        if (r >= 0)
+                r = note_read(i, &note, err);
+        if (r >= 0)
+                r = holders_find(i, &l, &note, own, &holders, &here, err);
+        if (r >= 0 && !holders)
+                r = nobody_to_fence(i, &note, here, own, err);
+        STRV_FOREACH (h, holders)
+                if (r >= 0)
+                        r = fence_address(i, *h, "by hand (berthctl fence)", err);
+        if (r >= 0 && l.address && strv_contains(holders, l.address))
+                r = fence_lock(i, &l, err);
+        if (r >= 0)
+                *ret = TAKE_PTR(holders);
+        return r;
+}
