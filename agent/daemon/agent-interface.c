@@ -8,15 +8,18 @@
 #include "daemon/agent-interface.h"
 
 #include <string.h>
+#include <sys/prctl.h>
 
 #include "base/escape.h"
 #include "base/log.h"
 #include "build.h"
+#include "daemon/drain.h"
 #include "daemon/listener.h"
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
 #include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
+#include "daemon/system-bus.h"
 #include "daemon/volume-properties.h"
 #include "protocol/bus-util.h"
 #include "protocol/names.h"
@@ -51,6 +54,7 @@ static int request_malformed(int r, const char *what, Error *err)
 /* ---- reading requests ---- */
 
 typedef struct OptionReader {
+        const Manager *manager;
         MountParams *params;
         unsigned seen; /* bit i: option_names[i] */
         Error *err;
@@ -116,7 +120,12 @@ static int set_option(const char *key, const char *type, sd_bus_message *m, void
                 r = strcmp(type, "as") == 0 ? bus_read_strv(m, &p->mount_options) : -EBADMSG;
                 return r < 0 ? request_malformed(r, "Option mountOptions", reader->err) : 0;
         }
+        if (strcmp(key, "secrets") == 0 && connection_is_relayed(reader->manager, sd_bus_message_get_bus(m)))
+                return error_set(reader->err, ERROR_PERMISSION_DENIED, EACCES,
+                                 "Secrets are not taken from the system bus, where others may see them");
         if (strcmp(key, "secrets") == 0) {
+                /* whatever LimitCORE= says, and a core_pattern with a pipe does not ask it */
+                (void) prctl(PR_SET_DUMPABLE, 0L, 0L, 0L, 0L);
                 r = strcmp(type, "a{ss}") == 0 ? bus_read_strmap(m, &p->secrets) : -EBADMSG;
                 return r < 0 ? request_malformed(r, "Option secrets", reader->err) : 0;
         }
@@ -143,7 +152,7 @@ static int read_target(sd_bus_message *m, Operation *op, Error *err)
 
 static int read_source(sd_bus_message *m, Operation *op, Error *err)
 {
-        OptionReader reader = { .params = &op->params, .err = err };
+        OptionReader reader = { .manager = op->manager, .params = &op->params, .err = err };
         const char *driver;
         int r = sd_bus_message_read_basic(m, 's', &driver);
 
@@ -193,13 +202,18 @@ static int method_begin(sd_bus_message *call, Manager *m, OperationType type, Op
         return operation_new(m, type, ret) < 0 ? error_oom(err) : 0;
 }
 
+static int refuse_while_draining(const Manager *m, Error *err)
+{
+        return drain_is_running(m) ? error_set(err, ERROR_SHUTTING_DOWN, ESHUTDOWN, "The node is being drained") : 0;
+}
+
 static int method_mount(sd_bus_message *call, void *userdata, sd_bus_error *e)
 {
         _cleanup_operation_ Operation *op = NULL;
         _cleanup_error_ Error err = ERROR_INIT;
 
         if (method_begin(call, userdata, OPERATION_MOUNT, &op, &err) < 0 || read_target(call, op, &err) < 0 ||
-            read_source(call, op, &err) < 0)
+            refuse_while_draining(userdata, &err) < 0 || read_source(call, op, &err) < 0)
                 return reply_with(call, &err);
         operation_submit(TAKE_PTR(op), call);
         return 1;
@@ -234,7 +248,8 @@ static int method_attach(sd_bus_message *call, void *userdata, sd_bus_error *e)
         _cleanup_operation_ Operation *op = NULL;
         _cleanup_error_ Error err = ERROR_INIT;
 
-        if (method_begin(call, userdata, OPERATION_ATTACH, &op, &err) < 0 || read_source(call, op, &err) < 0 ||
+        if (method_begin(call, userdata, OPERATION_ATTACH, &op, &err) < 0 ||
+            refuse_while_draining(userdata, &err) < 0 || read_source(call, op, &err) < 0 ||
             read_volume_name(op, op->params.volume_name, &err) < 0)
                 return reply_with(call, &err);
         operation_submit(TAKE_PTR(op), call);
@@ -280,6 +295,17 @@ static int method_stats(sd_bus_message *call, void *userdata, sd_bus_error *e)
                 return reply_with(call, &err);
         free(TAKE_PTR(op->name)); /* looking takes no lock */
         operation_submit(TAKE_PTR(op), call);
+        return 1;
+}
+
+static int method_fence(sd_bus_message *call, void *userdata, sd_bus_error *e)
+{
+        _cleanup_operation_ Operation *op = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+
+        if (method_begin(call, userdata, OPERATION_FENCE, &op, &err) < 0 || read_source(call, op, &err) < 0)
+                return reply_with(call, &err);
+        operation_submit(TAKE_PTR(op), call); /* without a lock: a Mount may hold all of them, and wait for just this */
         return 1;
 }
 
@@ -340,6 +366,29 @@ static Volume *find_by_any_name(Manager *m, const char *name)
         }
         Volume *v = volume_find(m, name);
         return v ? v : volume_find_by_attachment(m, name);
+}
+
+static int method_force_detach(sd_bus_message *call, void *userdata, sd_bus_error *e)
+{
+        _cleanup_operation_ Operation *op = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_free_ char *name = NULL;
+        const Volume *v = NULL;
+
+        if (method_begin(call, userdata, OPERATION_FORCE_DETACH, &op, &err) < 0)
+                return reply_with(call, &err);
+        int r = bus_read_bytes(call, &name);
+        if (r < 0)
+                request_malformed(r, "The name", &err);
+        else if (!(v = find_by_any_name(userdata, name)))
+                error_set(&err, ERROR_NOT_FOUND, ENOENT, "No volume '%s' is known", name);
+        else if (str_replace(&op->params.driver, v->driver) < 0 || str_replace(&op->key, v->key) < 0 ||
+                 asprintf(&op->name, "force:%s", v->key) < 0)
+                error_oom(&err);
+        if (error_is_set(&err))
+                return reply_with(call, &err);
+        operation_submit(TAKE_PTR(op), call);
+        return 1;
 }
 
 static int append_errors(sd_bus_message *reply, const Manager *m, const Volume *v, const char *name)
@@ -412,6 +461,8 @@ static int append_mounter(sd_bus_message *m, const MounterProcess *p)
         if (r >= 0)
                 r = bus_append_entry(m, "pid", "u", (uint32_t) p->pid);
         if (r >= 0)
+                r = bus_append_entry(m, "version", "s", str_or(p->version, ""));
+        if (r >= 0)
                 r = bus_append_entry(m, "state", "s", mounter_state_to_string(p->state));
         if (r >= 0)
                 r = bus_append_entry(m, "operations", "u", (uint32_t) p->n_operations);
@@ -466,6 +517,8 @@ static int method_get_status(sd_bus_message *call, void *userdata, sd_bus_error 
                 { "connections", m->n_connections },
                 { "droppedLogLines", log_dropped() },
                 { "reconciles", reconcile_count(m) },
+                { "reloads", m->n_reloads },
+                { "quarantined", pools_count_quarantined(m) },
         };
         int r = sd_bus_message_new_method_return(call, &reply);
 
@@ -479,6 +532,10 @@ static int method_get_status(sd_bus_message *call, void *userdata, sd_bus_error 
                 r = bus_append_entry(reply, numbers[i].key, "t", numbers[i].value);
         if (r >= 0)
                 r = bus_append_entry(reply, "mountEvents", "s", watch_mount_source(m));
+        if (r >= 0)
+                r = bus_append_entry(reply, "systemBus", "s", system_bus_state(m));
+        if (r >= 0)
+                r = bus_append_entry(reply, "reloadError", "s", str_or(m->reload_error, ""));
         if (r >= 0)
                 r = append_mounters(reply, m);
         if (r >= 0)
@@ -497,8 +554,22 @@ static int method_reconcile(sd_bus_message *call, void *userdata, sd_bus_error *
                 request_malformed(-EBADMSG, "dryRun", &err);
                 return reply_with(call, &err);
         }
-        reconcile_request(m, dry_run ? RECONCILE_DRY_RUN : RECONCILE_APPLY, RECONCILE_FULL, call);
+        reconcile_request(m, dry_run ? RECONCILE_DRY_RUN : RECONCILE_APPLY, call);
         return 1;
+}
+
+static int method_drain(sd_bus_message *call, void *userdata, sd_bus_error *e)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        Manager *m = userdata;
+        uint64_t timeout_usec;
+
+        connection_touch(m, sd_bus_message_get_bus(call));
+        if (sd_bus_message_read_basic(call, 't', &timeout_usec) < 0)
+                request_malformed(-EBADMSG, "timeoutUsec", &err);
+        else if (drain_begin(m, timeout_usec, call) < 0)
+                error_oom(&err);
+        return error_is_set(&err) ? reply_with(call, &err) : 1;
 }
 
 static int get_version(sd_bus *bus, const char *path, const char *interface, const char *property,
@@ -530,6 +601,13 @@ static const sd_bus_vtable agent_vtable[] = {
                                          0),
                 SD_BUS_METHOD_WITH_NAMES("Reconcile", "b", SD_BUS_PARAM(dryRun), "aa{sv}", SD_BUS_PARAM(steps),
                                          method_reconcile, 0),
+                SD_BUS_METHOD_WITH_NAMES("Drain", "t", SD_BUS_PARAM(timeoutUsec), "aa{sv}", SD_BUS_PARAM(volumes),
+                                         method_drain, 0),
+                SD_BUS_METHOD_WITH_NAMES("Fence", "sa{ss}a{sv}",
+                                         SD_BUS_PARAM(driver) SD_BUS_PARAM(source) SD_BUS_PARAM(options), "as",
+                                         SD_BUS_PARAM(holders), method_fence, SD_BUS_VTABLE_SENSITIVE),
+                SD_BUS_METHOD_WITH_NAMES("ForceDetach", "ay", SD_BUS_PARAM(name), "s", SD_BUS_PARAM(device),
+                                         method_force_detach, 0),
                 SD_BUS_METHOD_WITH_NAMES("Forget", "sb", SD_BUS_PARAM(volume) SD_BUS_PARAM(formatted), NULL, ,
                                          method_forget, 0),
                 SD_BUS_PROPERTY("Version", "s", get_version, 0, SD_BUS_VTABLE_PROPERTY_CONST),
@@ -551,5 +629,5 @@ bool agent_interface_bus_is_awaited(Manager *m, sd_bus *bus)
                 for (size_t i = 0; i < op->n_waiters; i++)
                         if (sd_bus_message_get_bus(op->waiters[i].call) == bus)
                                 return true;
-        return reconcile_is_awaited(m, bus);
+        return reconcile_is_awaited(m, bus) || drain_is_awaited(m, bus);
 }

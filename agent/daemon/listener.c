@@ -21,12 +21,14 @@
 #include "base/log.h"
 #include "daemon/agent-interface.h"
 #include "protocol/bus-util.h"
+#include "protocol/messages.h"
 
 #define AUTHENTICATION_USEC (5 * UINT64_C(1000000))
 #define PAUSE_USEC (100 * UINT64_C(1000))
 #define PROBE_TRIES 20U
 #define PROBE_PAUSE_NSEC (50 * 1000 * 1000)
 #define UNREAD_ANSWERS_MAX 256U
+#define SEND_BUFFER_SIZE (256 * 1024)
 #define MEMORY_MAX (UINT64_C(512) << 20)
 #define ITERATIONS_PER_LOOK 8U /* one reads some megabytes at most */
 
@@ -34,6 +36,7 @@ struct Connection {
         Manager *manager;
         sd_bus *bus;
         sd_event_source *authentication_timer;
+        bool relayed; /* from the system bus */
         unsigned n_requests; /* since it was made: 0 tells a connection that never said anything */
         TAILQ_ENTRY(Connection) entry;
 };
@@ -165,8 +168,12 @@ static int connection_start(Connection *c, int *fd)
                 r = sd_bus_add_filter(c->bus, NULL, on_message, c);
         if (r >= 0)
                 r = sd_bus_start(c->bus);
-        if (r >= 0)
+        if (r >= 0) {
+                /* sd-bus asks for 8 MiB: so much a peer that does not read could keep of the kernel's memory. What does not fit waits here. */
+                const int size = SEND_BUFFER_SIZE;
+                (void) setsockopt(sd_bus_get_fd(c->bus), SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
                 r = agent_interface_add(c->manager, c->bus);
+        }
         if (r >= 0)
                 r = sd_bus_match_signal_async(c->bus, NULL, "org.freedesktop.DBus.Local",
                                               "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
@@ -179,19 +186,35 @@ static int connection_start(Connection *c, int *fd)
         return r;
 }
 
-static int connection_new(Manager *m, int *fd)
+static int connection_new(Manager *m, int *fd, bool relayed)
 {
         Connection *c = calloc(1, sizeof(*c));
         if (!c)
                 return -ENOMEM;
 
         c->manager = m;
+        c->relayed = relayed;
         TAILQ_INSERT_TAIL(&m->connections, c, entry);
         m->n_connections++;
         int r = connection_start(c, fd);
         if (r < 0)
                 connection_free(c);
         return r;
+}
+
+int listener_adopt(Manager *m, int *fd)
+{
+        return connection_new(m, fd, true);
+}
+
+bool connection_is_relayed(const Manager *m, const sd_bus *bus)
+{
+        const Connection *c;
+
+        TAILQ_FOREACH(c, &m->connections, entry)
+                if (c->bus == bus)
+                        return c->relayed;
+        return false;
 }
 
 static bool peer_is_root(int fd)
@@ -203,7 +226,8 @@ static bool peer_is_root(int fd)
                 return false;
         if (peer.uid == 0 || peer.uid == geteuid())
                 return true;
-        log_warning("Connection of user %u (pid %d) refused: only root may use this socket", peer.uid, peer.pid);
+        log_event(LOG_WARNING, EVENT_PEER_REFUSED, "Connection of user %u (pid %d) refused: only root may use this socket",
+                  peer.uid, peer.pid);
         return false;
 }
 
@@ -249,7 +273,7 @@ static int on_connection(sd_event_source *s, int listen_fd, uint32_t revents, vo
                 log_warning("Connection refused: all %u are waiting for an answer", m->n_connections);
                 return 0;
         }
-        int r = connection_new(m, &fd);
+        int r = connection_new(m, &fd, false);
         if (r < 0)
                 log_warning("Cannot serve a connection: %s", strerror(-r));
         return 0;

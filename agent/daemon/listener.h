@@ -10,10 +10,16 @@
  * memory are dropped with their connections.
  */
 
+#include <systemd/sd-bus.h>
+
 #include "daemon/manager.h"
 
 /* Takes the socket from systemd (sd_listen_fds(3)) or makes it, 0600. */
 int listener_start(Manager *m, Error *err);
 void listener_stop(Manager *m);
+/* Serves the other end of *fd, as if it had been accepted from root: for calls from the system bus, which have been checked. Takes *fd. Helper. */
+int listener_adopt(Manager *m, int *fd);
+/* Whether the connection is one of listener_adopt(): others can see what goes over it. */
+bool connection_is_relayed(const Manager *m, const sd_bus *bus);
 /* Called for every request, so that the idle come first in Manager.connections. */
 void connection_touch(Manager *m, sd_bus *bus);

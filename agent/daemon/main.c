@@ -17,6 +17,9 @@
 #include "daemon/listener.h"
 #include "daemon/manager.h"
 #include "daemon/reconcile/watch.h"
+#include "daemon/reload.h"
+#include "daemon/system-bus.h"
+#include "protocol/messages.h"
 
 #define STATUS_USEC (10 * UINT64_C(1000000))
 
@@ -26,11 +29,13 @@ static void help(void)
                "Node-level mount agent for Kubernetes.\n\n"
                "  -h --help               Show this help\n"
                "     --version            Show the version\n"
+               "     --dump-config        Show the configuration in force, check it, and exit\n"
+               "     --system-bus         Serve io.berth.Agent1 on the system bus too\n"
                "     --verbose            Log debugging messages too\n"
                "     --config=FILE        Configuration file (default %s)\n"
                "     --socket=PATH        Socket to serve (default /run/berth/berthd.sock)\n"
-               "     --runtime-dir=DIR    Records and locks (default /run/berth)\n"
-               "     --state-dir=DIR      Lasting state and staging mounts (default /var/lib/berth)\n"
+               "     --runtime-dir=DIR    Records, locks, staging mounts (default /run/berth)\n"
+               "     --state-dir=DIR      Lasting state (default /var/lib/berth)\n"
                "     --kubelet-root=DIR   The kubelet's root directory (default /var/lib/kubelet)\n"
                "     --mounter-dir=DIR    Where the mounters are (default %s)\n\n"
                "See berthd(8).\n",
@@ -74,10 +79,11 @@ static int block_signals(void)
         sigaddset(&set, SIGCHLD); /* sd_event_add_child(3) */
         sigaddset(&set, SIGTERM);
         sigaddset(&set, SIGINT);
+        sigaddset(&set, SIGHUP); /* before anything else: one that comes early must not end us */
         return sigprocmask(SIG_BLOCK, &set, NULL) < 0 ? -errno : 0;
 }
 
-static int run(Manager *m, Error *err)
+static int run(Manager *m, bool system_bus, Error *err)
 {
         sd_event_source *status = NULL;
         int r = listener_start(m, err);
@@ -90,6 +96,10 @@ static int run(Manager *m, Error *err)
         if (r >= 0)
                 r = sd_event_add_signal(m->event, NULL, SIGINT, NULL, NULL);
         if (r >= 0)
+                r = reload_start(m);
+        if (r >= 0 && system_bus)
+                r = system_bus_start(m);
+        if (r >= 0)
                 r = sd_event_set_watchdog(m->event, true);
         if (r >= 0)
                 r = sd_event_add_time_relative(m->event, &status, CLOCK_BOOTTIME, STATUS_USEC, 1000000,
@@ -99,20 +109,30 @@ static int run(Manager *m, Error *err)
 
         (void) sd_notify(0, "READY=1");
         manager_notify_status(m);
-        log_notice("berthd %s serves %s", BERTH_VERSION, m->settings.socket);
+        log_event(LOG_NOTICE, EVENT_STARTED, "berthd %s serves %s", BERTH_VERSION, m->settings.socket);
         r = sd_event_loop(m->event);
         (void) sd_notify(0, "STOPPING=1");
         sd_event_source_disable_unref(status);
         return r < 0 ? error_set(err, ERROR_INTERNAL, r, "The event loop failed: %s", strerror(-r)) : 0;
 }
 
-static int parse_rest(char **rest, int *ret_level, Error *err)
+typedef struct Options {
+        int log_level;
+        bool dump, system_bus;
+} Options;
+
+static int parse_rest(char **rest, Options *ret, Error *err)
 {
         STRV_FOREACH (a, rest) {
-                if (strcmp(*a, "--verbose") != 0)
+                if (strcmp(*a, "--verbose") == 0)
+                        ret->log_level = LOG_DEBUG;
+                else if (strcmp(*a, "--dump-config") == 0)
+                        ret->dump = true;
+                else if (strcmp(*a, "--system-bus") == 0)
+                        ret->system_bus = true;
+                else
                         return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
                                          "Unknown argument '%s'; see --help", *a);
-                *ret_level = LOG_DEBUG;
         }
         return 0;
 }
@@ -122,7 +142,8 @@ int main(int argc, char **argv)
         _cleanup_settings_ Settings settings = SETTINGS_INIT;
         _cleanup_error_ Error err = ERROR_INIT;
         _cleanup_strv_ char **rest = NULL;
-        int level = LOG_INFO, r;
+        Options options = { .log_level = LOG_INFO };
+        int r;
 
         if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
                 help();
@@ -134,19 +155,26 @@ int main(int argc, char **argv)
         }
         occupy_standard_descriptors();
         umask(022);
-        log_open("berthd", level);
+        log_open("berthd", options.log_level);
         raise_descriptor_limit();
 
         r = block_signals() < 0 ? error_oom(&err) : settings_from_arguments(&settings, argc, argv, &rest, &err);
         if (r >= 0)
-                r = parse_rest(rest, &level, &err);
+                r = parse_rest(rest, &options, &err);
+        if (r >= 0 && options.dump) {
+                settings_print(&settings, stdout);
+                return fflush(stdout) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+        }
         if (r >= 0) {
                 _cleanup_(manager_freep) Manager *m = NULL;
 
-                log_open("berthd", level);
+                log_open("berthd", options.log_level);
                 r = manager_new(&settings, &m, &err);
-                if (r >= 0)
-                        r = run(m, &err);
+                if (r >= 0) {
+                        m->argc = argc;
+                        m->argv = argv;
+                        r = run(m, options.system_bus, &err);
+                }
         }
         if (r < 0) {
                 _cleanup_free_ char *text = error_render(&err);

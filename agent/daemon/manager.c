@@ -15,11 +15,13 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "daemon/drain.h"
 #include "daemon/listener.h"
 #include "daemon/operation.h"
 #include "daemon/reconcile/reconcile.h"
 #include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
+#include "daemon/system-bus.h"
 
 static int open_directory(int dir_fd, const char *path, int *ret, Error *err)
 {
@@ -85,6 +87,7 @@ int manager_new(Settings *settings, Manager **ret, Error *err)
         m->started_usec = now_boottime_usec();
         TAILQ_INIT(&m->operations);
         TAILQ_INIT(&m->connections);
+        TAILQ_INIT(&m->drains);
 
         int r = sd_event_default(&m->event) < 0 ? error_oom(err) : 0;
         if (r >= 0)
@@ -129,7 +132,9 @@ void manager_free(Manager *m)
 {
         Volume *v, *next;
 
+        drains_free(m);
         end_operations(m);
+        system_bus_free(m);
         watch_free(m);
         reconcile_free(m);
         name_locks_free(m);
@@ -147,6 +152,7 @@ void manager_free(Manager *m)
         close_fd(m->runtime_fd);
         sd_event_unref(m->event);
         settings_done(&m->settings);
+        free(m->reload_error);
         free(m);
 }
 
@@ -171,6 +177,7 @@ void manager_remember_error(Manager *m, const char *volume_key, const char *targ
 
 void manager_notify_status(Manager *m)
 {
-        (void) sd_notifyf(0, "STATUS=%u volumes, %u publishes, %u requests under way", HASH_COUNT(m->volumes),
-                          HASH_COUNT(m->publishes), m->n_operations);
+        (void) sd_notifyf(0, "STATUS=%u volumes, %u publishes, %u requests under way%s%s", HASH_COUNT(m->volumes),
+                          HASH_COUNT(m->publishes), m->n_operations,
+                          m->reload_error ? "; the new configuration is not in force: " : "", str_or(m->reload_error, ""));
 }

@@ -18,12 +18,15 @@
 #include "protocol/settings.h"
 
 typedef struct Connection Connection;
+typedef struct Drain Drain;
 typedef struct Manager Manager;
+typedef struct MounterGroup MounterGroup;
 typedef struct NameLock NameLock;
 typedef struct Operation Operation;
 typedef struct Pool Pool;
 typedef struct Publish Publish;
 typedef struct Reconcile Reconcile;
+typedef struct SystemBus SystemBus;
 typedef struct Volume Volume;
 typedef struct Watch Watch;
 
@@ -39,6 +42,10 @@ typedef struct RecentError {
 
 struct Manager {
         Settings settings;
+        char **argv; /* of the process, to read the settings anew; not owned */
+        int argc;
+        uint64_t n_reloads;
+        char *reload_error; /* why the last one changed nothing; NULL: it is in force */
         sd_event *event;
         int runtime_fd; /* the runtime directory */
         int records_fd; /* its volumes/ */
@@ -53,6 +60,7 @@ struct Manager {
         unsigned n_waiters; /* calls that are to be answered, over all operations */
         uint64_t next_request;
 
+        TAILQ_HEAD(, Drain) drains; /* while there is one, nothing is mounted */
         Reconcile *reconcile; /* NULL until the first */
         Watch *watch;         /* NULL until the loop runs */
 
@@ -60,6 +68,7 @@ struct Manager {
         sd_event_source *listen_source, *listen_resume;
         TAILQ_HEAD(ConnectionList, Connection) connections; /* the longest idle first */
         unsigned n_connections;
+        SystemBus *system_bus; /* NULL: it is not wanted */
         sd_event_source *memory_source;
         int memory_fd; /* /proc/self/statm */
         unsigned n_iterations;

@@ -1,59 +1,35 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Mounter processes: started with posix_spawn(3), spoken to over a socketpair, watched by pidfd. Runs in berthd
- * and never waits: a process that does not answer only keeps its own operation.
+ * See mounter-pool.h. Runs in berthd and never waits.
  *
- * Invariants: a process in MOUNTER_BUSY, ENDING or QUARANTINED may have an operation, no other has; an operation
- * in pool->waiting has none. Processes outlive berthd (KillMode=process): they finish the step they are at and end
- * when they see the connection closed.
+ * Invariants: an operation in pool->waiting has no process. Once a start has failed, starts are made one at a time until one
+ * succeeds.
  */
 
 #include "daemon/mounter-pool.h"
 
 #include <assert.h>
 #include <dirent.h>
-#include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include "base/log.h"
+#include "daemon/mounter-group.h"
 #include "daemon/operation.h"
-#include "protocol/bus-util.h"
-#include "protocol/names.h"
 
-#define TERM_TO_KILL_USEC (2 * UINT64_C(1000000))
-#define KILL_TO_QUARANTINE_USEC (3 * UINT64_C(1000000))
 #define START_USEC (10 * UINT64_C(1000000))
+#define START_MORE_USEC (5 * UINT64_C(1000000)) /* after each failure: a busy node takes its time */
 #define FAILED_STARTS_MAX 3U
-#define MOUNTER_FD 3
-
-static const char *const state_names[_MOUNTER_STATE_MAX] = {
-        [MOUNTER_STARTING] = "starting", [MOUNTER_IDLE] = "idle",
-        [MOUNTER_BUSY] = "busy",         [MOUNTER_ENDING] = "ending",
-        [MOUNTER_QUARANTINED] = "quarantined",
-};
-
-const char *mounter_state_to_string(MounterState s)
-{
-        return s >= 0 && s < _MOUNTER_STATE_MAX ? state_names[s] : "invalid";
-}
+#define STARTS_MIN 2U
+#define FAILED_START_PAUSE_USEC UINT64_C(1000000)
+#define UNUSED_SHARE 6 /* of the time that idle ones are kept otherwise */
 
 bool pool_kind_is_valid(const char *kind)
 {
         size_t n = strlen(kind);
 
         return n > 0 && n <= 16 && strspn(kind, "abcdefghijklmnopqrstuvwxyz0123456789") == n;
-}
-
-static void mounter_set_state(MounterProcess *p, MounterState state)
-{
-        p->state = state;
-        p->since_usec = now_boottime_usec();
 }
 
 static unsigned pool_count(const Pool *pool, MounterState state)
@@ -66,19 +42,16 @@ static unsigned pool_count(const Pool *pool, MounterState state)
         return n;
 }
 
-static void mounter_free(MounterProcess *p)
+unsigned pools_count_quarantined(const Manager *m)
 {
-        TAILQ_REMOVE(&p->pool->mounters, p, entry);
-        sd_event_source_disable_unref(p->exit_source);
-        sd_event_source_disable_unref(p->kill_timer);
-        sd_bus_slot_unref(p->hello);
-        sd_bus_close_unref(p->bus);
-        free(p);
+        unsigned n = 0;
+
+        for (const Pool *pool = m->pools; pool; pool = pool->hh.next)
+                n += pool_count(pool, MOUNTER_QUARANTINED);
+        return n;
 }
 
-static void pool_serve(Pool *pool);
-
-static void pool_refuse_all(Pool *pool, ErrorCode code, const char *why)
+void pool_refuse_all(Pool *pool, ErrorCode code, const char *why)
 {
         Operation *op;
 
@@ -92,206 +65,48 @@ static void pool_refuse_all(Pool *pool, ErrorCode code, const char *why)
         }
 }
 
-static int on_mounter_exit(sd_event_source *s, const siginfo_t *si, void *userdata)
+/* Whether there is one that serves, or may yet. */
+static bool pool_is_alive(const Pool *pool)
 {
-        MounterProcess *p = userdata;
-        Pool *pool = p->pool;
-        Operation *op = p->operation;
-        bool starting = p->state == MOUNTER_STARTING;
+        return pool_count(pool, MOUNTER_IDLE) + pool_count(pool, MOUNTER_BUSY) + pool_count(pool, MOUNTER_STARTING) > 0;
+}
 
-        if (si->si_code != CLD_EXITED || si->si_status != 0)
-                log_warning("Mounter %s (pid %d) ended by %s %d", pool->kind, p->pid,
-                            si->si_code == CLD_EXITED ? "exit status" : "signal", si->si_status);
-        mounter_free(p);
-        if (op) {
-                op->mounter = NULL;
-                operation_mounter_died(op);
-        }
-        if (starting && ++pool->n_failed_starts >= FAILED_STARTS_MAX) {
-                pool->n_failed_starts = 0;
-                pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE,
-                                "it ends as soon as it is started; see the journal");
-                return 0;
-        }
+static int on_start_pause(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        Pool *pool = userdata;
+
+        pool->start_pause = sd_event_source_disable_unref(pool->start_pause);
         pool_serve(pool);
         return 0;
 }
 
-static int on_kill_timer(sd_event_source *s, uint64_t usec, void *userdata)
+void pool_start_succeeded(Pool *pool)
 {
-        MounterProcess *p = userdata;
-
-        if (!p->sigkilled) {
-                p->sigkilled = true;
-                (void) sd_event_source_send_child_signal(p->exit_source, SIGKILL, NULL, 0);
-                (void) sd_event_source_set_time_relative(s, KILL_TO_QUARANTINE_USEC);
-                return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
-        }
-        mounter_set_state(p, MOUNTER_QUARANTINED);
-        log_warning("Mounter %s (pid %d) cannot be killed: quarantined", p->pool->kind, p->pid);
-        if (p->operation)
-                operation_mounter_stuck(p->operation);
-        pool_serve(p->pool);
-        return 0;
-}
-
-void mounter_kill(MounterProcess *p)
-{
-        if (p->state == MOUNTER_ENDING || p->state == MOUNTER_QUARANTINED)
-                return;
-        mounter_set_state(p, MOUNTER_ENDING);
-        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
-        (void) sd_event_source_send_child_signal(p->exit_source, SIGTERM, NULL, 0);
-        if (sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME,
-                                       TERM_TO_KILL_USEC, 1000, on_kill_timer, p) < 0)
-                (void) sd_event_source_send_child_signal(p->exit_source, SIGKILL, NULL, 0);
-}
-
-/* The pool has to go on without one that never becomes ready, or such would take up all its places. */
-static int on_start_timer(sd_event_source *s, uint64_t usec, void *userdata)
-{
-        MounterProcess *p = userdata;
-        Pool *pool = p->pool;
-
-        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
-        log_warning("Mounter %s (pid %d) does not become ready", pool->kind, p->pid);
-        mounter_kill(p);
-        if (++pool->n_failed_starts >= FAILED_STARTS_MAX) {
-                pool->n_failed_starts = 0;
-                pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE, "it does not become ready; see the journal");
-                return 0;
-        }
-        pool_serve(pool);
-        return 0;
-}
-
-static int on_hello(sd_bus_message *reply, void *userdata, sd_bus_error *ret_error)
-{
-        MounterProcess *p = userdata;
-        Pool *pool = p->pool;
-        uint32_t version = 0;
-
-        p->hello = sd_bus_slot_unref(p->hello);
-        if (p->state != MOUNTER_STARTING)
-                return 0; /* it was given up meanwhile */
-        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
-        if (sd_bus_message_is_method_error(reply, NULL) || sd_bus_message_read(reply, "v", "u", &version) < 0 ||
-            version != MOUNTER_PROTOCOL_VERSION) {
-                log_error("Mounter %s speaks protocol version %u, this berthd %u", pool->kind, version,
-                          MOUNTER_PROTOCOL_VERSION);
-                mounter_kill(p);
-                pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE, "it is of another version than berthd");
-                return 0;
-        }
         pool->n_failed_starts = 0;
-        mounter_set_state(p, MOUNTER_IDLE);
+        pool->start_pause = sd_event_source_disable_unref(pool->start_pause);
+}
+
+static int start_one(Pool *pool)
+{
+        unsigned n = pool->n_failed_starts < FAILED_STARTS_MAX ? pool->n_failed_starts : FAILED_STARTS_MAX - 1;
+
+        return mounter_start(pool, START_USEC + n * START_MORE_USEC);
+}
+
+void pool_start_failed(Pool *pool, uint64_t started_usec, const char *why)
+{
+        if (started_usec >= pool->start_failed_usec) {
+                pool->n_failed_starts++;
+                pool->start_failed_usec = now_boottime_usec();
+        }
+        if (pool->n_failed_starts >= FAILED_STARTS_MAX) {
+                if (!pool_is_alive(pool) ||
+                    (!pool->start_pause &&
+                     sd_event_add_time_relative(pool->manager->event, &pool->start_pause, CLOCK_BOOTTIME,
+                                                FAILED_START_PAUSE_USEC, 100000, on_start_pause, pool) < 0))
+                        pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE, why);
+        }
         pool_serve(pool);
-        return 0;
-}
-
-/* A long step tells how far it is: for status, and for those who are told that it goes on. */
-static int on_progress(sd_bus_message *signal, void *userdata, sd_bus_error *ret_error)
-{
-        const MounterProcess *p = userdata;
-        uint64_t done, total;
-
-        if (p->operation && sd_bus_message_read(signal, "stt", NULL, &done, &total) >= 0) {
-                p->operation->progress_done = done;
-                p->operation->progress_total = total;
-        }
-        return 0;
-}
-
-static int spawn_process(Pool *pool, int fd, pid_t *ret_pid)
-{
-        _cleanup_free_ char *path = NULL;
-        _cleanup_strv_ char **argv = NULL, **arguments = NULL;
-        posix_spawn_file_actions_t actions;
-        posix_spawnattr_t attributes;
-        sigset_t none;
-        int r;
-
-        if (asprintf(&path, "%s/mounter-%s", pool->manager->settings.mounter_dir, pool->kind) < 0 ||
-            strv_append(&argv, path) < 0 || settings_to_arguments(&pool->manager->settings, &arguments) < 0)
-                return -ENOMEM;
-        STRV_FOREACH (a, arguments)
-                if (strv_append(&argv, *a) < 0)
-                        return -ENOMEM;
-
-        sigemptyset(&none);
-        posix_spawn_file_actions_init(&actions);
-        posix_spawnattr_init(&attributes);
-        /* a session of its own: a terminal's ^C, or a signal to our group, is not for it */
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
-        posix_spawnattr_setsigmask(&attributes, &none);
-        /* dup2 onto itself would keep FD_CLOEXEC in old glibc; fd is never 3 here, since 3 is taken before */
-        posix_spawn_file_actions_adddup2(&actions, fd, MOUNTER_FD);
-        r = -posix_spawn(ret_pid, path, &actions, &attributes, argv, environ);
-        posix_spawn_file_actions_destroy(&actions);
-        posix_spawnattr_destroy(&attributes);
-        return r;
-}
-
-static int connect_bus(MounterProcess *p, int *fd)
-{
-        int r = sd_bus_new(&p->bus);
-
-        if (r >= 0)
-                r = sd_bus_set_fd(p->bus, *fd, *fd);
-        if (r >= 0)
-                TAKE_FD(*fd);
-        if (r >= 0)
-                r = sd_bus_set_trusted(p->bus, true);
-        if (r >= 0)
-                r = sd_bus_set_close_on_exit(p->bus, 0); /* it would wait for a process that may be stopped */
-        if (r >= 0)
-                r = sd_bus_start(p->bus);
-        if (r >= 0)
-                r = sd_bus_attach_event(p->bus, p->pool->manager->event, SD_EVENT_PRIORITY_NORMAL);
-        if (r >= 0)
-                r = sd_bus_match_signal_async(p->bus, NULL, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, "Progress",
-                                              on_progress, NULL, p);
-        if (r >= 0)
-                r = sd_bus_call_method_async(p->bus, &p->hello, NULL, MOUNTER_PATH,
-                                             "org.freedesktop.DBus.Properties", "Get", on_hello, p, "ss",
-                                             MOUNTER_INTERFACE, "ProtocolVersion");
-        if (r >= 0)
-                r = sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME,
-                                               START_USEC, 100000, on_start_timer, p);
-        return r;
-}
-
-static int mounter_start(Pool *pool)
-{
-        int pair[2] = { -EBADF, -EBADF };
-        MounterProcess *p = calloc(1, sizeof(*p));
-        if (!p)
-                return -ENOMEM;
-
-        p->pool = pool;
-        mounter_set_state(p, MOUNTER_STARTING);
-        TAILQ_INSERT_TAIL(&pool->mounters, p, entry);
-
-        int r = socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) < 0 ? -errno : 0;
-        if (r >= 0)
-                r = spawn_process(pool, pair[1], &p->pid);
-        pair[1] = close_fd(pair[1]);
-        if (r >= 0) {
-                r = sd_event_add_child(pool->manager->event, &p->exit_source, p->pid, WEXITED, on_mounter_exit,
-                                       p);
-                if (r >= 0)
-                        r = connect_bus(p, &pair[0]);
-                if (r < 0 && p->exit_source) {
-                        /* its end will free it; until then it must not be taken for a usable one */
-                        close_fd(pair[0]);
-                        mounter_kill(p);
-                        return r;
-                }
-        }
-        close_fd(pair[0]);
-        if (r < 0)
-                mounter_free(p);
-        return r;
 }
 
 static void mounter_grant(MounterProcess *p, Operation *op)
@@ -301,24 +116,57 @@ static void mounter_grant(MounterProcess *p, Operation *op)
         mounter_set_state(p, MOUNTER_BUSY);
         p->n_operations++;
         p->operation = op;
+        p->pool->used = p->pool->used || op->type != OPERATION_SCAN;
         operation_granted(op, p);
 }
 
+static bool pool_is_used(const Pool *pool)
+{
+        if (pool->used)
+                return true;
+        for (const Volume *v = pool->manager->volumes; v; v = v->hh.next)
+                if (strcmp(v->driver, pool->kind) == 0)
+                        return true;
+        return false;
+}
+
+/* A connection to a storage keeps the secret that it was made with: nobody's for longer than it may be of use. */
+static void pool_end_secrets(Pool *pool, uint64_t now)
+{
+        const Settings *settings = &pool->manager->settings;
+        MounterProcess *p;
+        unsigned n = 0;
+
+        TAILQ_FOREACH (p, &pool->mounters, entry)
+                if (p->state == MOUNTER_IDLE && p->secret_usec != 0 && now - p->secret_usec >= settings->mounters_idle_usec) {
+                        mounter_retire(p);
+                        n++;
+                }
+        for (unsigned left = pool_count(pool, MOUNTER_IDLE) + pool_count(pool, MOUNTER_STARTING); n > 0 && left < settings->mounters_warm;
+             n--, left++)
+                if (start_one(pool) < 0)
+                        break; /* one is started when it is needed */
+}
+
+/* Of a kind that this node does not use none is kept: one is started now and then, to look whether there is something. */
 static int on_idle_timer(sd_event_source *s, uint64_t usec, void *userdata)
 {
         Pool *pool = userdata;
         uint64_t now = now_boottime_usec();
+
+        pool_end_secrets(pool, now);
         unsigned n_idle = pool_count(pool, MOUNTER_IDLE);
+        bool used = pool_is_used(pool);
+        unsigned warm = used ? pool->manager->settings.mounters_warm : 0;
+        uint64_t limit = pool->manager->settings.mounters_idle_usec / (used ? 1 : UNUSED_SHARE);
 
         for (MounterProcess *p = TAILQ_FIRST(&pool->mounters), *next; p; p = next) {
                 next = TAILQ_NEXT(p, entry);
-                if (n_idle <= pool->manager->settings.mounters_warm)
+                if (n_idle <= warm)
                         break;
-                if (p->state != MOUNTER_IDLE || now - p->since_usec < pool->manager->settings.mounters_idle_usec)
+                if (p->state != MOUNTER_IDLE || now - p->since_usec < limit)
                         continue;
-                /* it ends when it sees the connection closed */
-                p->bus = sd_bus_close_unref(p->bus);
-                mounter_set_state(p, MOUNTER_ENDING);
+                mounter_retire(p);
                 n_idle--;
         }
         (void) sd_event_source_set_time_relative(s, pool->manager->settings.mounters_idle_usec);
@@ -334,6 +182,7 @@ static int pool_new(Manager *m, const char *kind, Pool **ret)
         pool->manager = m;
         TAILQ_INIT(&pool->mounters);
         TAILQ_INIT(&pool->waiting);
+        TAILQ_INIT(&pool->groups_idle);
         pool->kind = strdup(kind);
         int r = pool->kind ? sd_event_add_time_relative(m->event, &pool->idle_timer, CLOCK_BOOTTIME,
                                                         m->settings.mounters_idle_usec, 1000000, on_idle_timer,
@@ -349,6 +198,25 @@ static int pool_new(Manager *m, const char *kind, Pool **ret)
         return 0;
 }
 
+/* Those that wait for a silent server take no place from the others: each group has few, and all groups together no more than may be stuck. */
+static bool is_silent(const MounterProcess *p)
+{
+        return p->state == MOUNTER_BUSY && p->operation && p->operation->group && p->operation->group->silent;
+}
+
+/*
+ * How many may be starting. Starting takes much more than most steps do: more at once than there are processors would only take
+ * them from those who work, while the line is soon served by the few that there are.
+ */
+static unsigned starts_max(const Pool *pool)
+{
+        long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+        if (pool->n_failed_starts > 0)
+                return 1;
+        return n > STARTS_MIN ? (unsigned) n : STARTS_MIN;
+}
+
 /* Hands idle mounters to those who wait, and starts more up to the cap. */
 static void pool_serve_waiting(Pool *pool)
 {
@@ -356,14 +224,18 @@ static void pool_serve_waiting(Pool *pool)
 
         while ((op = TAILQ_FIRST(&pool->waiting))) {
                 MounterProcess *p, *idle = NULL;
-                unsigned n_starting = 0, n_active = 0, n_waiting = 0;
+                unsigned n_starting = 0, n_active = 0, n_waiting = 0, n_silent = 0;
 
                 TAILQ_FOREACH(p, &pool->mounters, entry) {
                         if (p->state == MOUNTER_IDLE && !idle)
                                 idle = p;
                         n_starting += p->state == MOUNTER_STARTING;
                         n_active += p->state != MOUNTER_QUARANTINED;
+                        n_silent += is_silent(p);
                 }
+                n_active -= n_silent < pool->manager->settings.mounters_quarantine_max ?
+                                    n_silent :
+                                    pool->manager->settings.mounters_quarantine_max;
                 if (idle) {
                         TAILQ_REMOVE(&pool->waiting, op, queued);
                         op->queue = QUEUE_NONE;
@@ -373,10 +245,10 @@ static void pool_serve_waiting(Pool *pool)
                 Operation *w;
                 TAILQ_FOREACH(w, &pool->waiting, queued)
                         n_waiting++;
-                if (n_starting >= n_waiting || n_active >= pool->manager->settings.mounters_max)
+                if (pool->start_pause || n_starting >= n_waiting || n_starting >= starts_max(pool) || n_active >= pool->manager->settings.mounters_max)
                         return;
 
-                int r = mounter_start(pool);
+                int r = start_one(pool);
                 if (r < 0) {
                         log_error("Cannot start mounter %s: %s", pool->kind, strerror(-r));
                         if (n_active == 0)
@@ -390,7 +262,7 @@ static void pool_serve_waiting(Pool *pool)
  * Not from within itself: one who is granted a mounter and fails at once gives it back here. Thousands of them (a full runtime
  * directory) are so many turns of the loop above, not frames of the stack.
  */
-static void pool_serve(Pool *pool)
+void pool_serve(Pool *pool)
 {
         if (pool->serving)
                 return;
@@ -399,7 +271,17 @@ static void pool_serve(Pool *pool)
         pool->serving = false;
 }
 
-int pools_start(Manager *m)
+static int pool_start_warm(Pool *pool)
+{
+        int r = 0;
+
+        for (unsigned i = 0; r >= 0 && i < pool->manager->settings.mounters_warm; i++)
+                r = start_one(pool);
+        return r;
+}
+
+/* Kinds that have no pool yet. */
+static void pools_find(Manager *m)
 {
         _cleanup_closedir_ DIR *dir = opendir(m->settings.mounter_dir);
         struct dirent *d;
@@ -411,13 +293,44 @@ int pools_start(Manager *m)
 
                 if (strncmp(d->d_name, prefix, strlen(prefix)) != 0 || !pool_kind_is_valid(kind))
                         continue;
+                HASH_FIND_STR(m->pools, kind, pool);
+                if (pool)
+                        continue;
                 int r = pool_new(m, kind, &pool);
-                for (unsigned i = 0; r >= 0 && i < m->settings.mounters_warm; i++)
-                        r = mounter_start(pool);
+                if (r >= 0)
+                        r = pool_start_warm(pool);
                 if (r < 0)
                         log_warning("Cannot start mounter %s: %s", kind, strerror(-r));
         }
+}
+
+int pools_start(Manager *m)
+{
+        pools_find(m);
         return 0;
+}
+
+void pools_reload(Manager *m)
+{
+        Pool *pool, *next;
+
+        HASH_ITER (hh, m->pools, pool, next) {
+                MounterProcess *p;
+
+                TAILQ_FOREACH (p, &pool->mounters, entry) {
+                        p->outdated = true;
+                        if (p->state == MOUNTER_IDLE)
+                                mounter_retire(p);
+                }
+                pool_start_succeeded(pool); /* it may be another program now */
+                int r = pool_start_warm(pool);
+                if (r < 0)
+                        log_warning("Cannot start mounter %s: %s", pool->kind, strerror(-r));
+                if (sd_event_source_set_time_relative(pool->idle_timer, m->settings.mounters_idle_usec) >= 0)
+                        (void) sd_event_source_set_enabled(pool->idle_timer, SD_EVENT_ONESHOT);
+                pool_serve(pool); /* there may be room for more now */
+        }
+        pools_find(m);
 }
 
 void pools_free(Manager *m)
@@ -427,33 +340,43 @@ void pools_free(Manager *m)
         HASH_ITER (hh, m->pools, pool, next) {
                 MounterProcess *p;
 
-                while ((p = TAILQ_FIRST(&pool->mounters)))
+                while ((p = TAILQ_FIRST(&pool->mounters))) {
+                        /* one that hangs before it serves would not see the connection closed */
+                        if (p->state == MOUNTER_STARTING)
+                                (void) sd_event_source_send_child_signal(p->exit_source, SIGTERM, NULL, 0);
                         mounter_free(p);
+                }
+                groups_free(pool);
                 HASH_DELETE(hh, m->pools, pool);
                 sd_event_source_disable_unref(pool->idle_timer);
+                sd_event_source_disable_unref(pool->start_pause);
                 free(pool->kind);
                 free(pool);
         }
 }
 
+int pool_get(Manager *m, const char *kind, Pool **ret, Error *err)
+{
+        _cleanup_free_ char *path = NULL;
+
+        HASH_FIND_STR(m->pools, kind, *ret);
+        if (*ret)
+                return 0;
+        if (asprintf(&path, "%s/mounter-%s", m->settings.mounter_dir, kind) < 0)
+                return error_oom(err);
+        if (!pool_kind_is_valid(kind) || access(path, X_OK) < 0)
+                return error_set(err, ERROR_MOUNTER_UNAVAILABLE, ENOENT,
+                                 "No mounter for driver '%s' is installed", kind);
+        return pool_new(m, kind, ret) < 0 ? error_oom(err) : 0;
+}
+
 int pool_acquire(Manager *m, const char *kind, Operation *op, Error *err)
 {
         Pool *pool;
-        int r;
+        int r = pool_get(m, kind, &pool, err);
+        if (r < 0)
+                return r;
 
-        HASH_FIND_STR(m->pools, kind, pool);
-        if (!pool) {
-                _cleanup_free_ char *path = NULL;
-
-                if (asprintf(&path, "%s/mounter-%s", m->settings.mounter_dir, kind) < 0)
-                        return error_oom(err);
-                if (!pool_kind_is_valid(kind) || access(path, X_OK) < 0)
-                        return error_set(err, ERROR_MOUNTER_UNAVAILABLE, ENOENT,
-                                         "No mounter for driver '%s' is installed", kind);
-                r = pool_new(m, kind, &pool);
-                if (r < 0)
-                        return error_oom(err);
-        }
         if (pool_count(pool, MOUNTER_QUARANTINED) >= m->settings.mounters_quarantine_max)
                 return error_set(err, ERROR_STUCK, EAGAIN,
                                  "%u processes of driver %s are blocked inside the kernel",
@@ -481,9 +404,8 @@ void mounter_release(MounterProcess *p)
         p->operation = NULL;
         if (p->state != MOUNTER_BUSY)
                 return;
-        if (p->n_operations >= pool->manager->settings.mounters_operations_max) {
-                p->bus = sd_bus_close_unref(p->bus);
-                mounter_set_state(p, MOUNTER_ENDING);
+        if (p->outdated || p->n_operations >= pool->manager->settings.mounters_operations_max) {
+                mounter_retire(p);
         } else {
                 mounter_set_state(p, MOUNTER_IDLE);
                 /* the most recently used first: the others can grow old and retire */

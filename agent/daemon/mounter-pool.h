@@ -2,56 +2,36 @@
 #pragma once
 
 /*
- * Mounter processes: for each kind of storage a pool of warm ones, a cap on those at work, a queue above it, and
- * a quarantine for those that the kernel does not let die.
- *
- * A process is handed to one operation at a time (mounter->operation) and comes back by mounter_release(). One that has to
- * be ended gets SIGTERM, then SIGKILL; one that survives that is in quarantine: it no longer counts against the
- * cap, its operation goes on holding its volume, and everything else goes on.
+ * For each kind of storage a pool of warm mounter processes, a cap on those at work and a queue above it. A process is handed to one
+ * operation at a time (mounter->operation) and comes back by mounter_release(). One in quarantine no longer counts against the cap.
  */
 
-#include <sys/types.h>
-#include <systemd/sd-bus.h>
-
 #include "daemon/manager.h"
-
-typedef enum MounterState {
-        MOUNTER_STARTING,    /* its version is being asked */
-        MOUNTER_IDLE,
-        MOUNTER_BUSY,
-        MOUNTER_ENDING,      /* signalled */
-        MOUNTER_QUARANTINED, /* survived SIGKILL: blocked inside the kernel */
-        _MOUNTER_STATE_MAX,
-        _MOUNTER_STATE_INVALID = -EINVAL,
-} MounterState;
-
-typedef struct MounterProcess {
-        Pool *pool;
-        pid_t pid;
-        sd_bus *bus;
-        sd_event_source *exit_source, *kill_timer; /* while starting: until it must be ready */
-        sd_bus_slot *hello;
-        MounterState state;
-        bool sigkilled;
-        Operation *operation;
-        unsigned n_operations;
-        uint64_t since_usec; /* CLOCK_BOOTTIME of the last change of state */
-        TAILQ_ENTRY(MounterProcess) entry;
-} MounterProcess;
+#include "daemon/mounter-process.h"
 
 struct Pool {
         Manager *manager;
         char *kind;
         TAILQ_HEAD(, MounterProcess) mounters;
         struct OperationList waiting;
-        sd_event_source *idle_timer;
+        MounterGroup *groups; /* by name; daemon/mounter-group.h */
+        TAILQ_HEAD(, MounterGroup) groups_idle; /* the first was left first */
+        unsigned n_groups_idle;
+        sd_event_source *idle_timer, *start_pause; /* until the next start, after some that failed */
         bool serving; /* pool_serve() is at work */
+        bool used; /* it has had a request, not just berthd's own looks */
         unsigned n_failed_starts; /* in a row */
+        uint64_t start_failed_usec; /* CLOCK_BOOTTIME, the last that counted */
         UT_hash_handle hh;
 };
 
 /* Starts warm mounters for every kind that is installed (<mounter dir>/mounter-<kind>). */
 int pools_start(Manager *m);
+/*
+ * The settings have changed: mounters started before are ended when they are idle, others are started with the new ones, of kinds
+ * that have been installed since, too.
+ */
+void pools_reload(Manager *m);
 /* Closes the connections: idle ones end at once, busy ones when their step is done. They are not waited for. */
 void pools_free(Manager *m);
 
@@ -60,12 +40,24 @@ void pools_free(Manager *m);
  * operation_refused(). Errors: MOUNTER_UNAVAILABLE (no such kind), STUCK (too many in quarantine).
  */
 int pool_acquire(Manager *m, const char *kind, Operation *op, Error *err);
+/* The pool of a kind, made if it is not there. Errors: MOUNTER_UNAVAILABLE. */
+int pool_get(Manager *m, const char *kind, Pool **ret, Error *err);
 /* Takes op out of the queue, if it is in there. */
 void pool_cancel(Operation *op);
 /* The operation is done with it. */
 void mounter_release(MounterProcess *p);
-/* Ends it: SIGTERM, SIGKILL after 2 s, quarantine after 3 s more. Its operation learns by operation_mounter_died(). */
-void mounter_kill(MounterProcess *p);
 
 bool pool_kind_is_valid(const char *kind);
-const char *mounter_state_to_string(MounterState s);
+/* Those that are blocked inside the kernel, of all kinds. */
+unsigned pools_count_quarantined(const Manager *m);
+
+/* What its processes tell it (mounter-process.c). */
+/* One is free, or there is room for another: whoever waits is served. */
+void pool_serve(Pool *pool);
+void pool_start_succeeded(Pool *pool);
+/*
+ * One that was started then is not to be had. Those who wait go on waiting for others, to their own deadlines; they are refused when
+ * there are none, and starting one after the other has failed. Some that were started together and failed together count as one.
+ */
+void pool_start_failed(Pool *pool, uint64_t started_usec, const char *why);
+void pool_refuse_all(Pool *pool, ErrorCode code, const char *why);

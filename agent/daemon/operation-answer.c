@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "protocol/bus-util.h"
+#include "protocol/messages.h"
 #include "protocol/names.h"
 
 int operation_add_waiter(Operation *op, sd_bus_message *call)
@@ -52,9 +53,9 @@ static int append_stats(sd_bus_message *m, const StepResult *s)
                 const char *key;
                 uint64_t value;
         } numbers[] = {
-                { "totalBytes", s->total_bytes },   { "availableBytes", s->available_bytes },
-                { "usedBytes", s->used_bytes },     { "totalInodes", s->total_inodes },
-                { "freeInodes", s->free_inodes },   { "usedInodes", s->used_inodes },
+                { "totalBytes", s->usage.total_bytes },   { "availableBytes", s->usage.available_bytes },
+                { "usedBytes", s->usage.used_bytes },     { "totalInodes", s->usage.total_inodes },
+                { "freeInodes", s->usage.free_inodes },   { "usedInodes", s->usage.used_inodes },
         };
         int r = sd_bus_message_open_container(m, 'a', "{sv}");
 
@@ -82,6 +83,10 @@ static int append_answer(const Operation *op, sd_bus_message *m)
                 return sd_bus_message_append(m, "t", op->result.size);
         case OPERATION_STATS:
                 return append_stats(m, &op->result);
+        case OPERATION_FENCE:
+                return sd_bus_message_append_strv(m, op->result.holders);
+        case OPERATION_FORCE_DETACH:
+                return sd_bus_message_append(m, "s", str_or(op->result.device, ""));
         case OPERATION_UNMOUNT:
         case OPERATION_DETACH:
         case OPERATION_FORGET:
@@ -138,6 +143,7 @@ void operation_log(Operation *op, const Error *err)
                 { "STEP", err ? str_or(err->step, step_to_string(op->step)) : NULL },
                 { "DURATION_USEC", duration },
                 { "ERROR", err ? error_code_name(err->code) : NULL },
+                { "MESSAGE_ID", err ? error_code_message_id(err->code) : NULL },
                 { NULL, NULL },
         };
 

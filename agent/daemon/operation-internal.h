@@ -6,6 +6,8 @@
 #include "daemon/operation.h"
 
 #define TIMER_ACCURACY_USEC 1000
+/* A look must not take as long as work may. */
+#define LOOK_TIMEOUT_USEC UINT64_C(10000000)
 
 /* ---- operation-answer.c ---- */
 
@@ -19,6 +21,13 @@ void operation_answer(Operation *op, const Error *err);
 void operation_log(Operation *op, const Error *err);
 /* For logs and errors; NULL before it is known. */
 const char *operation_volume_key(const Operation *op);
+
+/* ---- operation.c ---- */
+
+/* An unmount whose target is free: what is left concerns the storage alone, and the caller has what it asked for. */
+bool operation_target_is_free(const Operation *op);
+/* All who wait are answered within usec from now. */
+void operation_answer_by(Operation *op, uint64_t usec);
 
 /* ---- operation-lock.c ---- */
 

@@ -43,6 +43,11 @@ NameLock *name_lock_find(Manager *m, const char *name)
         return l;
 }
 
+bool operation_is_pending(Manager *m, const char *name)
+{
+        return name_lock_find(m, name);
+}
+
 NameLock *name_lock_get(Manager *m, const char *name)
 {
         NameLock *l = name_lock_find(m, name);
@@ -150,7 +155,8 @@ void operation_unlock_volume(Operation *op)
                 return;
         }
         if (volume_is_unused(v) && v->state != VOLUME_ABSENT && !v->cleanup_timer)
-                volume_schedule_cleanup(v, op->postponed.code != ERROR_NONE || op->type == OPERATION_CLEANUP
+                volume_schedule_cleanup(v, op->postponed.code != ERROR_NONE || op->type == OPERATION_CLEANUP ||
+                                                                   v->unstage_since_usec > 0
                                                            ? 0
                                                            : v->manager->settings.linger_usec);
         volume_gc(v);

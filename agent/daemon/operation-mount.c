@@ -69,6 +69,12 @@ static void advance_resolve(Operation *op)
         }
 
         Volume *v = volume_find(op->manager, op->key);
+        /* the key of a shared volume is made of its whole identity, which cannot be read back from the kernel */
+        if (v && v->rebuilt && op->shared && strcmp(v->driver, op->params.driver) == 0 &&
+            str_replace(&v->identity, op->identity) < 0) {
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+                return;
+        }
         if (!v && volume_new(op->manager, op->key, op->identity, op->params.driver, &v) < 0) {
                 FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
                 return;
@@ -78,10 +84,23 @@ static void advance_resolve(Operation *op)
                      op->identity);
                 return;
         }
+        v->shared = op->shared;
+        if (op->group_name) {
+                free(v->group);
+                v->group = TAKE_PTR(op->group_name);
+        }
         operation_lock_volume(op, v);
 }
 
 /* ---- is it the same as what is there? ---- */
+
+/* Options of a shared volume that are of each publish, not of the stage. */
+static const char *const publish_options[] = { "subDir", "createSubDir", "mode", "gid" };
+
+static const char *requested_sub_dir(const Operation *op)
+{
+        return str_or(strmap_get(&op->params.source, publish_options[0]), "");
+}
 
 static int check_target(Operation *op, Error *err)
 {
@@ -92,6 +111,9 @@ static int check_target(Operation *op, Error *err)
         if (p->volume != op->volume)
                 return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds another volume, %s, not %s",
                                  op->target, p->volume->identity, op->volume->identity);
+        if (p->sub_dir && strcmp(p->sub_dir, requested_sub_dir(op)) != 0)
+                return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s holds subDir '%s' of the volume, asked for is '%s'",
+                                 op->target, p->sub_dir, requested_sub_dir(op));
         if (p->read_only != op->params.read_only)
                 return error_set(err, ERROR_CONFLICT, EBUSY, "Target %s is mounted %s, asked for is %s",
                                  op->target, p->read_only ? "read-only" : "read-write",
@@ -104,6 +126,8 @@ static int check_stage(const Operation *op, Error *err)
         const Volume *v = op->volume;
         const char *fs_type = str_or(op->params.fs_type, "");
 
+        if (v->shared)
+                return 0; /* all that the stage depends on is in its identity */
         if (v->stage_read_only && !op->params.read_only)
                 return error_set(err, ERROR_READ_ONLY_STAGE, EROFS,
                                  "Volume %s is staged read-only, asked for is read-write", v->key);
@@ -129,13 +153,18 @@ static int check_stage(const Operation *op, Error *err)
 /* As it is called now: the record may have the name of an image that is gone and whose inode number this one was given. */
 static int take_source(Operation *op)
 {
-        strmap_done(&op->volume->source);
-        return strmap_copy(&op->params.source, &op->volume->source);
+        Volume *v = op->volume;
+
+        strmap_done(&v->source);
+        int r = strmap_copy(&op->params.source, &v->source);
+        for (size_t i = 0; r >= 0 && v->shared && i < ELEMENTSOF(publish_options); i++)
+                strmap_remove(&v->source, publish_options[i]);
+        return r;
 }
 
 static int take_device(Operation *op)
 {
-        op->volume->read_only = op->params.read_only;
+        op->volume->read_only = op->params.read_only && !op->volume->shared;
         op->attach_begun = true;
         return take_source(op);
 }
@@ -150,7 +179,7 @@ static int take_stage(Operation *op)
                 return r;
         strv_free(v->mount_options);
         v->mount_options = options;
-        v->stage_read_only = op->params.read_only;
+        v->stage_read_only = op->params.read_only && !v->shared;
         op->stage_begun = true;
         v->rebuilt = false;
         return str_replace(&v->fs_type, str_or(op->params.fs_type, NULL));
@@ -161,18 +190,13 @@ static int take_rebuilt(Operation *op, Error *err)
 {
         Volume *v = op->volume;
         _cleanup_strv_ char **options = NULL;
-        StrMap source = STRMAP_INIT;
 
         if (!v->rebuilt)
                 return 0;
-        if (strv_copy(op->params.mount_options, &options) < 0 || strmap_copy(&op->params.source, &source) < 0) {
-                strmap_done(&source);
+        if (strv_copy(op->params.mount_options, &options) < 0 || take_source(op) < 0)
                 return error_oom(err);
-        }
         strv_free(v->mount_options);
-        strmap_done(&v->source);
         v->mount_options = TAKE_PTR(options);
-        v->source = source;
         v->rebuilt = false;
         return 0;
 }
@@ -227,6 +251,8 @@ static int publish_prepare(Operation *op)
                 return r;
         op->publish_begun = true;
         p->read_only = op->params.read_only;
+        if (op->volume->shared && (r = str_replace(&p->sub_dir, requested_sub_dir(op))) < 0)
+                return r;
         if ((r = str_replace(&p->pod_name, op->params.pod_name)) < 0 ||
             (r = str_replace(&p->pod_namespace, op->params.pod_namespace)) < 0)
                 return r;
@@ -296,6 +322,12 @@ static bool must_reattach(const Operation *op)
                                           : v->read_only && strv_length(v->attachments) == 0);
 }
 
+/* Its mount is beyond use, and only a name holds it, or a repeat's hope. */
+static bool must_stage_anew(const Operation *op)
+{
+        return op->volume->health == VOLUME_HEALTH_CORRUPTED && TAILQ_EMPTY(&op->volume->publishes);
+}
+
 void operation_advance_mount(Operation *op)
 {
         _cleanup_error_ Error err = ERROR_INIT;
@@ -337,7 +369,7 @@ void operation_advance_mount(Operation *op)
         case VOLUME_STAGED:
                 if (op->type == OPERATION_ATTACH)
                         advance_attach(op);
-                else if (must_reattach(op))
+                else if (must_reattach(op) || must_stage_anew(op))
                         operation_run_step(op, STEP_UNSTAGE);
                 else if (check_stage(op, &err) >= 0 && take_rebuilt(op, &err) >= 0)
                         advance_publish(op);

@@ -9,7 +9,10 @@
 
 #include "base/log.h"
 #include "daemon/operation.h"
+#include "daemon/reconcile/reconcile.h"
+#include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
+#include "protocol/messages.h"
 
 #define FAIL(op, ...)                                                                                        \
         do {                                                                                                 \
@@ -75,6 +78,34 @@ static void advance_forget(Operation *op)
                 operation_finish(op);
 }
 
+/* Whoever has it in hand is giving it back, or stuck: taking the device away is what helps them. */
+static bool holder_gives_way(const Volume *v)
+{
+        const Operation *h = v->holder;
+
+        return h->step == STEP_UNSTAGE || h->step == STEP_DETACH || (h->mounter && h->mounter->state == MOUNTER_QUARANTINED);
+}
+
+static void advance_force_detach(Operation *op)
+{
+        Volume *v = op->volume ? op->volume : volume_find(op->manager, op->key);
+
+        if (!v)
+                FAIL(op, ERROR_NOT_FOUND, ENOENT, "Volume %s is gone", op->key);
+        else if (!TAILQ_EMPTY(&v->publishes))
+                FAIL(op, ERROR_BUSY, EBUSY, "Volume %s is mounted at %s; unmount that first: berthctl unmount TARGET", v->key,
+                     TAILQ_FIRST(&v->publishes)->target);
+        else if (!volume_is_unused(v))
+                FAIL(op, ERROR_BUSY, EBUSY, "Volume %s is attached by name: berthctl detach %s", v->key, v->attachments[0]);
+        else if (!op->volume && !v->holder)
+                operation_lock_volume(op, v);
+        else if (op->volume || holder_gives_way(v))
+                operation_run_step(op, STEP_FORCE_DETACH);
+        else
+                FAIL(op, ERROR_BUSY, EBUSY, "%s of volume %s is at work at step '%s'", operation_type_to_string(v->holder->type), v->key,
+                     step_to_string(v->holder->step));
+}
+
 static void advance_check(Operation *op)
 {
         const Volume *v = volume_find(op->manager, op->key);
@@ -85,7 +116,7 @@ static void advance_check(Operation *op)
                 operation_finish(op);
 }
 
-void operation_conclude_check(Operation *op)
+static void conclude_check(Operation *op)
 {
         Volume *v = volume_find(op->manager, op->key);
 
@@ -93,19 +124,52 @@ void operation_conclude_check(Operation *op)
                 return;
         if (!op->done) {
                 v->health = VOLUME_HEALTH_UNKNOWN;
+                (void) str_replace(&v->health_reason, op->error.text);
                 return;
         }
         VolumeHealth health = op->result.healthy     ? VOLUME_HEALTH_OK
                               : op->result.corrupted ? VOLUME_HEALTH_CORRUPTED
                                                      : VOLUME_HEALTH_DEGRADED;
         if (health != v->health && health != VOLUME_HEALTH_OK) {
-                const LogField fields[] = { { "VOLUME", v->key }, { NULL, NULL } };
+                const LogField fields[] = {
+                        { "MESSAGE_ID", event_message_id(EVENT_VOLUME_UNHEALTHY) },
+                        { "VOLUME", v->key },
+                        { NULL, NULL },
+                };
                 log_fields(LOG_WARNING, fields, "Volume is not healthy: %s",
                            str_or(op->result.reason, "no reason given"));
         }
         v->health = health;
         free(v->health_reason);
         v->health_reason = health == VOLUME_HEALTH_OK ? NULL : TAKE_PTR(op->result.reason);
+}
+
+void operation_conclude_look(Operation *op)
+{
+        Manager *m = op->manager;
+
+        if (op->type == OPERATION_CHECK) {
+                if (!op->given_up)
+                        conclude_check(op);
+                watch_check_done(m, op->key, op->given_up ? CHECK_GIVEN_UP_ENDED : CHECK_ENDED);
+        }
+        if (op->type == OPERATION_SCAN && op->given_up)
+                reconcile_scan_ended(m, op->params.driver);
+        else if (op->type == OPERATION_SCAN)
+                reconcile_scanned(m, op->params.driver, op->done ? &op->result : NULL);
+}
+
+void operation_give_up_look(Operation *op)
+{
+        if (op->given_up || (op->type != OPERATION_CHECK && op->type != OPERATION_SCAN))
+                return;
+        op->given_up = true;
+        if (op->type == OPERATION_SCAN) {
+                reconcile_scan_given_up(op->manager, op->params.driver);
+                return;
+        }
+        conclude_check(op);
+        watch_check_done(op->manager, op->key, CHECK_GIVEN_UP);
 }
 
 void operation_advance_other(Operation *op)
@@ -123,6 +187,12 @@ void operation_advance_other(Operation *op)
                 return;
         case OPERATION_FORGET:
                 advance_forget(op);
+                return;
+        case OPERATION_FENCE:
+                operation_run_step(op, STEP_FENCE);
+                return;
+        case OPERATION_FORCE_DETACH:
+                advance_force_detach(op);
                 return;
         case OPERATION_CHECK:
                 advance_check(op);

@@ -9,6 +9,8 @@
  */
 
 #include "daemon/operation-internal.h"
+#include "daemon/drain.h"
+#include "daemon/mounter-group.h"
 
 #include <string.h>
 
@@ -18,11 +20,42 @@
 
 #define LOCKED_RETRY_MIN_USEC UINT64_C(20000)
 #define LOCKED_RETRY_MAX_USEC UINT64_C(1000000)
-#define LOOK_TIMEOUT_USEC UINT64_C(10000000)
+#define DRAIN_FORCE_USEC UINT64_C(8000000)
+
+static bool error_is_silence(const Error *err)
+{
+        return err->code == ERROR_SERVER_UNREACHABLE || err->code == ERROR_MONITORS_UNREACHABLE ||
+               err->code == ERROR_OSDS_UNREACHABLE || err->code == ERROR_TIMED_OUT || err->code == ERROR_STUCK;
+}
+
+/* Who asks for numbers while the storage is silent is told the last ones, and that they are. */
+static void answer_last_usage(Operation *op, Error *err)
+{
+        const Volume *v = operation_subject(op);
+        uint64_t age = v && v->usage_usec ? (now_boottime_usec() - v->usage_usec) / 1000000 : 0;
+        char *reason = NULL;
+
+        step_result_done(&op->result);
+        if (v)
+                op->result.usage = v->usage;
+        if (v && v->usage_usec)
+                (void) !asprintf(&reason, "%s; the numbers are %llu s old", err->text, (unsigned long long) age);
+        op->result.reason = reason ? reason : strdup(err->text);
+        error_done(err);
+        op->done = true;
+        operation_finish(op);
+}
+
 static void operation_fail(Operation *op, Error *err)
 {
         Step step = op->step;
 
+        if (error_is_silence(err))
+                group_unanswered(op);
+        if (op->type == OPERATION_STATS && error_is_silence(err) && operation_subject(op)) {
+                answer_last_usage(op, err);
+                return;
+        }
         if (!err->step && step != STEP_NONE)
                 err->step = step_to_string(step);
         if (op->volume)
@@ -40,6 +73,14 @@ static void operation_fail(Operation *op, Error *err)
         error_move(&op->error, err);
         op->undoing = true;
         operation_undo(op);
+}
+
+/* What the step was about, for texts. */
+static const char *operation_subject_name(const Operation *op)
+{
+        if (op->type == OPERATION_SCAN)
+                return "all devices";
+        return str_or(operation_volume_key(op), str_or(op->target, "the volume"));
 }
 
 static void operation_try_step(Operation *op);
@@ -63,6 +104,7 @@ static void operation_retry_step(Operation *op)
                 MounterProcess *p = TAKE_PTR(op->mounter);
                 mounter_release(p);
         }
+        group_leave(op);
         op->retry_delay_usec = delay * 2 > LOCKED_RETRY_MAX_USEC ? LOCKED_RETRY_MAX_USEC : delay * 2;
         if (sd_event_add_time_relative(op->manager->event, &op->retry_timer, CLOCK_BOOTTIME, delay,
                                        TIMER_ACCURACY_USEC, on_retry, op) < 0) {
@@ -70,6 +112,19 @@ static void operation_retry_step(Operation *op)
                 error_oom(&err);
                 operation_fail(op, &err);
         }
+}
+
+/* A volume that another node uses may be let go at any moment, or its holder is found to be dead. Without a mounter meanwhile. */
+static bool operation_awaits_user(Operation *op)
+{
+        uint64_t now = 0;
+
+        if (strcmp(str_or(op->params.driver, ""), "rbd") != 0 || !operation_is_awaited(op) ||
+            sd_event_now(op->manager->event, CLOCK_BOOTTIME, &now) < 0)
+                return false;
+        if (op->in_use_since_usec == 0)
+                op->in_use_since_usec = now;
+        return now - op->in_use_since_usec < op->manager->settings.rbd_in_use_wait_usec;
 }
 
 void operation_mounter_died(Operation *op)
@@ -81,7 +136,7 @@ void operation_mounter_died(Operation *op)
         if (op->timed_out) {
                 error_set(&err, ERROR_TIMED_OUT, ETIMEDOUT,
                           "Step '%s' of %s took longer than %llu s and was ended", step_to_string(op->step),
-                          str_or(operation_volume_key(op), str_or(op->target, "the volume")),
+                          operation_subject_name(op),
                           (unsigned long long) (step_timeout(op) / 1000000));
                 op->timed_out = false;
                 operation_fail(op, &err);
@@ -102,10 +157,14 @@ void operation_mounter_stuck(Operation *op)
         _cleanup_error_ Error err = ERROR_INIT;
 
         error_set(&err, ERROR_STUCK, EBUSY, "Process %d is blocked in the kernel at step '%s' of %s",
-                  op->mounter->pid, step_to_string(op->step),
-                  str_or(operation_volume_key(op), str_or(op->target, "the volume")));
+                  op->mounter->pid, step_to_string(op->step), operation_subject_name(op));
         err.step = step_to_string(op->step);
         op->deadline = sd_event_source_disable_unref(op->deadline);
+        group_unanswered(op);
+        if (operation_target_is_free(op)) {
+                operation_answer(op, NULL);
+                return;
+        }
         manager_remember_error(op->manager, operation_volume_key(op), op->target, &err);
         operation_log(op, &err);
         operation_answer(op, &err);
@@ -128,7 +187,7 @@ static void step_answered(Operation *op, sd_bus_message *reply)
 
         if (e) {
                 error_from_bus(&err, e, ERROR_MOUNTER_DIED);
-                if (err.code == ERROR_LOCKED) {
+                if (err.code == ERROR_LOCKED || (err.code == ERROR_IN_USE && operation_awaits_user(op))) {
                         operation_retry_step(op);
                         return;
                 }
@@ -147,6 +206,8 @@ static void step_answered(Operation *op, sd_bus_message *reply)
                 operation_fail(op, &err);
                 return;
         }
+        if (op->step != STEP_UNSTAGE && !op->result.next)
+                group_answered(op);
         operation_apply_result(op, op->step);
         operation_advance(op);
 }
@@ -171,8 +232,25 @@ static int on_step_timeout(sd_event_source *s, uint64_t usec, void *userdata)
         if (op->mounter) {
                 op->timed_out = true;
                 mounter_kill(op->mounter);
+                operation_give_up_look(op);
         }
         return 0;
+}
+
+/*
+ * Its server has been silent for so long that what was written is given up; while the node shuts down that is not long. Then nobody
+ * waits for the kernel to let go of it either.
+ */
+static bool force_is_due(const Operation *op, const Volume *v)
+{
+        bool draining = drain_is_running(op->manager);
+        uint64_t after = op->manager->settings.nfs_force_after_usec;
+
+        if (!v || v->unstage_since_usec == 0 || (op->step != STEP_UNSTAGE && !(op->step == STEP_DETACH && draining)))
+                return false;
+        if (draining && (after == 0 || after > DRAIN_FORCE_USEC))
+                after = DRAIN_FORCE_USEC;
+        return after > 0 && now_boottime_usec() - v->unstage_since_usec >= after;
 }
 
 static void params_fill(const Operation *op, StepParams *ret)
@@ -181,7 +259,7 @@ static void params_fill(const Operation *op, StepParams *ret)
 
         *ret = (StepParams) {
                 .target = op->target,
-                .source = v ? NULL : &op->params.source,
+                .source = !v || (v->shared && op->step == STEP_PUBLISH) ? &op->params.source : NULL,
                 .secrets = &op->params.secrets,
                 .fs_type = op->params.fs_type,
                 .key = op->step == STEP_CREATE || op->step == STEP_FORGET ? op->key : NULL,
@@ -190,6 +268,7 @@ static void params_fill(const Operation *op, StepParams *ret)
                 .size = op->size,
                 .attach = op->step == STEP_STAGE,
                 .detach = op->step == STEP_UNSTAGE && op->releasing && strv_length(v->attachments) == 0,
+                .force = force_is_due(op, v),
         };
         if (v && (op->type != OPERATION_MOUNT && op->type != OPERATION_ATTACH)) {
                 ret->fs_type = v->fs_type;
@@ -217,6 +296,8 @@ static int send_step(Operation *op, Error *err)
         int r;
 
         params_fill(op, &params);
+        if (params.secrets->n_entries > 0)
+                op->mounter->secret_usec = now_boottime_usec();
         r = step_new_call(op->mounter->bus, op->step, operation_subject(op), &params, &m);
         if (r == -EINVAL)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
@@ -252,7 +333,7 @@ Volume *operation_subject(const Operation *op)
         const Publish *p = !op->volume && op->type == OPERATION_STATS ? publish_find(op->manager, op->target)
                                                                       : NULL;
 
-        if (op->type == OPERATION_CHECK)
+        if (op->type == OPERATION_CHECK || (op->type == OPERATION_FORCE_DETACH && !op->volume))
                 return volume_find(op->manager, op->key);
         return p ? p->volume : op->volume;
 }
@@ -264,11 +345,44 @@ static const char *operation_kind(const Operation *op)
         return v ? v->driver : op->params.driver;
 }
 
+/* Before it is known which cluster that is, those belong together that name the same monitors. */
+static const char *operation_group(const Operation *op)
+{
+        const Volume *v = operation_subject(op);
+
+        if (!group_step_waits(operation_kind(op), op->step))
+                return NULL;
+        return v ? v->group : strmap_get(&op->params.source, "monitors");
+}
+
+/* 1: there is room for it; 0: it stands in line, and is woken. */
+static int enter_group(Operation *op, Error *err)
+{
+        const char *group = op->group ? NULL : operation_group(op);
+        Pool *pool;
+
+        if (!group)
+                return 1;
+        int r = pool_get(op->manager, operation_kind(op), &pool, err);
+        if (r >= 0)
+                r = group_join(op, pool, group, err);
+        if (r <= 0 && op->mounter) {
+                MounterProcess *p = TAKE_PTR(op->mounter);
+                mounter_release(p);
+        }
+        return r;
+}
+
 static void operation_try_step(Operation *op)
 {
         _cleanup_error_ Error err = ERROR_INIT;
-        int r;
+        int r = enter_group(op, &err);
 
+        if (r <= 0) {
+                if (r < 0)
+                        operation_fail(op, &err);
+                return;
+        }
         if (!op->mounter) {
                 const char *kind = operation_kind(op);
 
@@ -302,6 +416,7 @@ void operation_run_step(Operation *op, Step step)
         op->n_attempts = 0;
         op->timed_out = false; /* an answer may have come just before the signal did */
         op->retry_delay_usec = 0;
+        op->in_use_since_usec = 0;
         op->progress_total = 0;
         operation_try_step(op);
 }

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/fault.h"
+#include "daemon/mounter-group.h"
 #include "daemon/operation.h"
 #include "daemon/store.h"
 
@@ -28,6 +29,7 @@ int operation_record_step(Operation *op, Step step)
                 volume_set_state(v, VOLUME_STAGING);
                 break;
         case STEP_UNSTAGE:
+        case STEP_FORCE_DETACH: /* if it fails, everything is still to be given back */
                 volume_set_state(v, VOLUME_UNSTAGING);
                 break;
         case STEP_DETACH:
@@ -44,6 +46,7 @@ int operation_record_step(Operation *op, Step step)
         case STEP_CHECK:
         case STEP_FORGET:
         case STEP_SCAN:
+        case STEP_FENCE:
         case _STEP_MAX:
         case _STEP_INVALID:
                 return 0; /* no effect on the node that a crash could leave behind */
@@ -95,7 +98,20 @@ static void apply_staged(Operation *op, Volume *v, StepResult *r)
                 v->uuid = TAKE_PTR(r->uuid);
         }
         v->stage_mount_id = r->mount_id;
+        v->health = VOLUME_HEALTH_UNKNOWN; /* of this mount nothing is known yet */
+        free(TAKE_PTR(v->health_reason));
+        v->unstage_since_usec = 0;
         volume_set_state(v, VOLUME_STAGED);
+}
+
+static void keep_usage(Operation *op)
+{
+        Volume *v = operation_subject(op);
+
+        if (!v || !op->result.healthy)
+                return;
+        v->usage = op->result.usage;
+        v->usage_usec = now_boottime_usec();
 }
 
 void operation_apply_result(Operation *op, Step step)
@@ -106,10 +122,14 @@ void operation_apply_result(Operation *op, Step step)
 
         switch (step) {
         case STEP_RESOLVE:
+                group_leave(op); /* now its own group is known */
                 free(op->key);
                 free(op->identity);
                 op->key = TAKE_PTR(r->key);
                 op->identity = TAKE_PTR(r->identity);
+                free(op->group_name);
+                op->group_name = TAKE_PTR(r->group);
+                op->shared = r->shared;
                 op->resolved = true;
                 break;
         case STEP_CREATE:
@@ -153,12 +173,24 @@ void operation_apply_result(Operation *op, Step step)
                 volume_set_state(v, VOLUME_ABSENT);
                 v->cleanup_delay_usec = 0;
                 break;
-        case STEP_EXPAND:
         case STEP_STATS:
+                keep_usage(op);
+                op->done = true;
+                break;
+        case STEP_EXPAND:
         case STEP_CHECK:
         case STEP_FORGET:
         case STEP_SCAN:
+        case STEP_FENCE:
                 op->done = true;
+                break;
+        case STEP_FORCE_DETACH:
+                op->done = true;
+                if (!v)
+                        break; /* whoever has the volume in hand goes on with it */
+                v->stage_mount_id = 0;
+                v->cleanup_delay_usec = 0;
+                volume_set_state(v, VOLUME_ABSENT);
                 break;
         case STEP_NONE:
         case _STEP_MAX:
@@ -172,6 +204,8 @@ void operation_step_failed(Operation *op, Step step, ErrorCode code)
         Publish *p;
 
         /* The recorded device is not the volume's (any more): the next attach looks for the right one. */
+        if (step == STEP_UNSTAGE && op->volume->unstage_since_usec == 0)
+                op->volume->unstage_since_usec = now_boottime_usec();
         if (code == ERROR_DEVICE_CHANGED && (step == STEP_STAGE || step == STEP_FORMAT))
                 volume_set_state(op->volume, VOLUME_ATTACHING);
 

@@ -8,12 +8,14 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "daemon/operation.h"
+#include "daemon/operation-internal.h"
 #include "daemon/store.h"
 
 /* A container is killed up to some seconds after its volumes are unmounted: begin eagerly, then slow down. */
 #define CLEANUP_DELAY_MIN_USEC UINT64_C(50000)
 #define CLEANUP_DELAY_MAX_USEC UINT64_C(2000000)
+/* How long an unmount waits for the end of a stage whose server may be dead. */
+#define TARGET_FREE_USEC UINT64_C(2000000)
 
 void operation_release_volume(Operation *op)
 {
@@ -70,6 +72,9 @@ void operation_advance_unmount(Operation *op)
                 operation_run_step(op, STEP_UNPUBLISH);
                 return;
         }
+        /* what is left of a share waits for a server, which nobody has to wait for who wanted the target free; an image is written when it is answered */
+        if (op->volume && op->volume->group && op->volume->shared && op->step == STEP_UNPUBLISH && TAILQ_EMPTY(&op->volume->publishes))
+                operation_answer_by(op, TARGET_FREE_USEC);
         if (op->volume)
                 operation_release_volume(op);
         else
@@ -89,6 +94,44 @@ void operation_advance_cleanup(Operation *op)
                 return;
         }
         operation_release_volume(op);
+}
+
+int operation_begin_unmount(Manager *m, const char *target)
+{
+        const Publish *p = publish_find(m, target);
+        Operation *op;
+
+        if (!p)
+                return 0;
+        if (operation_new(m, OPERATION_UNMOUNT, &op) < 0)
+                return -ENOMEM;
+        if (str_replace(&op->target, target) < 0 || str_replace(&op->name, target) < 0 ||
+            str_replace(&op->params.driver, p->volume->driver) < 0) {
+                operation_free(op);
+                return -ENOMEM;
+        }
+        operation_submit(op, NULL);
+        return 0;
+}
+
+int operation_begin_detach(Manager *m, const char *volume_name)
+{
+        _cleanup_free_ char *name = NULL;
+        Operation *op;
+
+        if (asprintf(&name, "name:%s", volume_name) < 0)
+                return -ENOMEM;
+        if (operation_is_pending(m, name))
+                return 0;
+        if (operation_new(m, OPERATION_DETACH, &op) < 0)
+                return -ENOMEM;
+        op->name = TAKE_PTR(name);
+        if (str_replace(&op->volume_name, volume_name) < 0) {
+                operation_free(op);
+                return -ENOMEM;
+        }
+        operation_submit(op, NULL);
+        return 0;
 }
 
 static int on_cleanup_timer(sd_event_source *s, uint64_t usec, void *userdata)

@@ -16,14 +16,15 @@
 
 #include "base/fault.h"
 #include "base/log.h"
+#include "daemon/mounter-group.h"
 #include "daemon/reconcile/reconcile.h"
-#include "daemon/reconcile/watch.h"
 #include "daemon/store.h"
 
 static const char *const type_names[_OPERATION_TYPE_MAX] = {
         [OPERATION_MOUNT] = "Mount",   [OPERATION_UNMOUNT] = "Unmount", [OPERATION_ATTACH] = "Attach",
         [OPERATION_DETACH] = "Detach", [OPERATION_EXPAND] = "Expand",   [OPERATION_STATS] = "Stats",
         [OPERATION_FORGET] = "Forget", [OPERATION_CLEANUP] = "Cleanup",
+        [OPERATION_FENCE] = "Fence", [OPERATION_FORCE_DETACH] = "ForceDetach",
         [OPERATION_CHECK] = "Check",   [OPERATION_SCAN] = "Scan",
 };
 
@@ -66,6 +67,7 @@ void operation_free(Operation *op)
         free(op->volume_name);
         free(op->key);
         free(op->identity);
+        free(op->group_name);
         free(op);
 }
 
@@ -117,6 +119,9 @@ static void queue_leave(Operation *op)
         case QUEUE_POOL:
                 pool_cancel(op);
                 break;
+        case QUEUE_GROUP:
+                group_cancel(op);
+                break;
         case QUEUE_NONE:
                 break;
         }
@@ -130,10 +135,13 @@ static void deadline_error(const Operation *op, bool begun, Error *ret)
         const char *step = step_to_string(op->step);
 
         if (!begun)
-                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s waited %llu s for an earlier operation on %s",
+                error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s waited %llu s for %s%s",
                           operation_type_to_string(op->type),
-                          (unsigned long long) (op->manager->settings.request_timeout_usec / 1000000),
-                          str_or(op->target, str_or(operation_volume_key(op), "the volume")));
+                          (unsigned long long) ((now_boottime_usec() - op->started_usec + TIMER_ACCURACY_USEC) / 1000000),
+                          op->type == OPERATION_SCAN ? "a mounter of driver " : "an earlier operation on ",
+                          op->type == OPERATION_SCAN
+                                          ? op->params.driver
+                                          : str_or(op->target, str_or(operation_volume_key(op), "the volume")));
         else if (op->progress_total > 0)
                 error_set(ret, ERROR_IN_PROGRESS, EAGAIN, "%s is still at step '%s', %u %% done",
                           operation_type_to_string(op->type), step,
@@ -143,6 +151,24 @@ static void deadline_error(const Operation *op, bool begun, Error *ret)
                           operation_type_to_string(op->type), step);
         if (begun && *step)
                 ret->step = step;
+}
+
+bool operation_target_is_free(const Operation *op)
+{
+        return op->type == OPERATION_UNMOUNT && op->done;
+}
+
+/* Somebody who waits for what is not theirs to wait for is answered by then. */
+void operation_answer_by(Operation *op, uint64_t usec)
+{
+        uint64_t by = now_boottime_usec() + usec;
+
+        for (size_t i = 0; i < op->n_waiters; i++)
+                if (op->waiters[i].deadline_usec > by)
+                        op->waiters[i].deadline_usec = by;
+        op->deadline = sd_event_source_disable_unref(op->deadline);
+        if (op->n_waiters > 0)
+                (void) operation_set_deadline(op);
 }
 
 static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
@@ -155,6 +181,7 @@ static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
         size_t n = 0;
 
         op->deadline = sd_event_source_disable_unref(op->deadline);
+        operation_give_up_look(op);
         while (n < op->n_waiters && op->waiters[n].deadline_usec <= due)
                 n++;
         if (!begun && n == op->n_waiters) {
@@ -164,7 +191,9 @@ static int on_deadline(sd_event_source *s, uint64_t usec, void *userdata)
                 operation_finish(op);
                 return 0;
         }
-        if (n > 0) {
+        if (n > 0 && operation_target_is_free(op)) {
+                operation_answer_first(op, n, NULL);
+        } else if (n > 0) {
                 deadline_error(op, begun, &err);
                 operation_log(op, &err);
                 manager_remember_error(op->manager, operation_volume_key(op), op->target, &err);
@@ -188,6 +217,9 @@ static void submit_failed(Operation *op, sd_bus_message *call, const Error *err)
 
 static int operation_set_deadline(Operation *op)
 {
+        if (op->type == OPERATION_SCAN)
+                return sd_event_add_time_relative(op->manager->event, &op->deadline, CLOCK_BOOTTIME, LOOK_TIMEOUT_USEC,
+                                                  TIMER_ACCURACY_USEC, on_deadline, op);
         return sd_event_add_time(op->manager->event, &op->deadline, CLOCK_BOOTTIME, op->waiters[0].deadline_usec,
                                  TIMER_ACCURACY_USEC, on_deadline, op);
 }
@@ -198,6 +230,12 @@ void operation_submit(Operation *op, sd_bus_message *call)
         Manager *m = op->manager;
         Operation *before = operation_predecessor(op);
 
+        if (before && call && op->type == OPERATION_UNMOUNT && operation_is_stuck(before) && operation_target_is_free(before) &&
+            operation_add_waiter(before, call) >= 0) {
+                operation_answer(before, NULL); /* what the caller wants has been so since then */
+                operation_free(op);
+                return;
+        }
         if (before && operation_is_stuck(before)) {
                 error_set(&err, ERROR_STUCK, EBUSY, "Process %d is blocked in the kernel at step '%s' of %s",
                           before->mounter->pid, step_to_string(before->step), op->name);
@@ -223,7 +261,8 @@ void operation_submit(Operation *op, sd_bus_message *call)
         }
         NameLock *l = op->name ? name_lock_get(m, op->name) : NULL;
         if ((op->name && !l) ||
-            (call && (operation_add_waiter(op, call) < 0 || operation_set_deadline(op) < 0))) {
+            (call && (operation_add_waiter(op, call) < 0 || operation_set_deadline(op) < 0)) ||
+            (op->type == OPERATION_SCAN && operation_set_deadline(op) < 0)) {
                 error_oom(&err);
                 if (l)
                         name_lock_gc(m, l);
@@ -265,6 +304,8 @@ void operation_advance(Operation *op)
         case OPERATION_EXPAND:
         case OPERATION_STATS:
         case OPERATION_FORGET:
+        case OPERATION_FENCE:
+        case OPERATION_FORCE_DETACH:
         case OPERATION_CHECK:
         case OPERATION_SCAN:
                 operation_advance_other(op);
@@ -320,17 +361,12 @@ void operation_finish(Operation *op)
                 operation_log(op, err);
         if (op->volume)
                 FAULT_POINT("agent.finish-answered");
-        if (op->type == OPERATION_CHECK)
-                operation_conclude_check(op);
-        bool checked = op->type == OPERATION_CHECK;
-        if (op->type == OPERATION_SCAN)
-                reconcile_scanned(m, op->params.driver, op->done ? &op->result : NULL);
+        operation_conclude_look(op);
 
+        group_leave(op);
         operation_unlock_volume(op);
         name_lock_release(op);
         TAILQ_REMOVE(&m->operations, op, entry);
         m->n_operations--;
         operation_free(op);
-        if (checked)
-                watch_check_done(m);
 }

@@ -34,6 +34,8 @@ typedef enum OperationType {
         OPERATION_EXPAND,
         OPERATION_STATS,
         OPERATION_FORGET,
+        OPERATION_FENCE,
+        OPERATION_FORCE_DETACH,
         OPERATION_CHECK, /* berthd's own: is its stage healthy? */
         OPERATION_SCAN,  /* berthd's own: which devices are there of a kind? */
         OPERATION_CLEANUP, /* berthd's own: unstage and detach what nobody uses */
@@ -47,6 +49,7 @@ typedef enum OperationQueue {
         QUEUE_NAME,
         QUEUE_VOLUME,
         QUEUE_POOL,
+        QUEUE_GROUP,
 } OperationQueue;
 
 /* A call to answer, by then at the latest. */
@@ -65,7 +68,7 @@ struct Operation {
         MountParams params;
         char *target;      /* canonical, NULL if the type has none */
         char *name;        /* the name lock's, NULL if it takes none */
-        char *volume_name; /* DETACH; a key for FORGET */
+        char *volume_name; /* DETACH; a key for FORGET and FORCE_DETACH */
         uint64_t size;     /* EXPAND */
         bool formatted;    /* FORGET */
 
@@ -80,12 +83,16 @@ struct Operation {
         OperationQueue queue;
         Pool *queue_pool;
         Volume *queue_volume;
+        MounterGroup *queue_group;
+        uint64_t in_line_usec; /* CLOCK_BOOTTIME, since when it stands in line of queue_group */
+        MounterGroup *group; /* of which it is a member; see mounter-group.h */
 
         /* the step */
         Step step;
         StepResult result; /* of the last step */
         unsigned n_attempts;
         uint64_t retry_delay_usec;
+        uint64_t in_use_since_usec; /* CLOCK_BOOTTIME; 0 unless another node has the volume and is waited for */
         uint64_t progress_done, progress_total; /* of a long step, bytes; total 0: not told */
         sd_event_source *deadline, *step_timer, *retry_timer, *defer;
         sd_bus_slot *call;
@@ -101,7 +108,9 @@ struct Operation {
         bool undoing;
         bool releasing; /* giving the volume back: unstage and detach in one call */
         bool timed_out; /* its mounter was ended because of the step's time-out */
-        char *key, *identity;
+        bool given_up;  /* CHECK, SCAN: whoever wanted it does not wait for it any more */
+        char *key, *identity, *group_name;
+        bool shared; /* as Resolve said */
         Error error;    /* why it fails; set once */
         Error postponed; /* why the rest has to be done in the background; not a failure */
 
@@ -114,6 +123,11 @@ int operation_new(Manager *m, OperationType type, Operation **ret);
  * Takes over op and starts it, or joins it to an identical one. call (may be NULL) gets an answer in any case.
  */
 void operation_submit(Operation *op, sd_bus_message *call);
+/* As if the kubelet had asked for it; nobody waits for the answer. 0 or -ENOMEM. */
+int operation_begin_unmount(Manager *m, const char *target);
+int operation_begin_detach(Manager *m, const char *volume_name);
+/* Whether one holds the name (a target, or "name:" and a volumeName), or stands in line for it. */
+bool operation_is_pending(Manager *m, const char *name);
 /* Before operation_submit() only. */
 void operation_free(Operation *op);
 
@@ -151,8 +165,10 @@ void operation_advance_mount(Operation *op);
 void operation_advance_unmount(Operation *op);
 void operation_advance_cleanup(Operation *op);
 void operation_advance_other(Operation *op);
-/* What a Check found goes into the volume. */
-void operation_conclude_check(Operation *op);
+/* A Check or Scan is over: what it found, if anything, goes where it belongs. Before its volume and name are freed. */
+void operation_conclude_look(Operation *op);
+/* Its time is up, and its mounter may never end: others need not wait for that. */
+void operation_give_up_look(Operation *op);
 /* Undoes what op began on its volume, then finishes with op->error. */
 void operation_undo(Operation *op);
 /* UNSTAGE and DETACH of a volume that nobody uses; finishes when there is nothing (more) to do. */

@@ -33,6 +33,8 @@ static const struct {
         [STEP_CHECK] = { "check", "Check", STEP_KILLABLE },
         [STEP_FORGET] = { "forget", "Forget", STEP_KILLABLE },
         [STEP_SCAN] = { "scan", "Scan", STEP_KILLABLE },
+        [STEP_FENCE] = { "fence", "Fence", STEP_KILLABLE },
+        [STEP_FORCE_DETACH] = { "force-detach", "ForceDetach", STEP_KILLABLE },
 };
 
 const char *step_to_string(Step step)
@@ -84,10 +86,10 @@ static int append_params(sd_bus_message *m, Step step, const Volume *v, const St
 {
         const StrMap *source = p->source ? p->source : v ? &v->source : NULL;
         bool mounts_only = step == STEP_PUBLISH || step == STEP_UNPUBLISH || step == STEP_UNSTAGE ||
-                           step == STEP_DETACH;
+                           step == STEP_DETACH || step == STEP_FORCE_DETACH;
         int r = 0;
 
-        if (source && !mounts_only)
+        if (source && (!mounts_only || (p->source && source->n_entries > 0)))
                 r = bus_append_entry_strmap(m, "source", source);
         if (r >= 0 && p->key && !v)
                 r = append_string(m, "key", p->key);
@@ -103,6 +105,8 @@ static int append_params(sd_bus_message *m, Step step, const Volume *v, const St
                 r = bus_append_entry(m, "attach", "b", 1);
         if (r >= 0 && p->detach)
                 r = bus_append_entry(m, "detach", "b", 1);
+        if (r >= 0 && p->force)
+                r = bus_append_entry(m, "force", "b", 1);
         if (r >= 0 && p->size > 0)
                 r = bus_append_entry(m, "size", "t", p->size);
         if (r >= 0 && p->secrets && p->secrets->n_entries > 0) {
@@ -141,6 +145,8 @@ static const ResultField result_fields[] = {
 #define FIELD(key, type, field) { key, type, offsetof(StepResult, field) }
         FIELD("identity", "s", identity),
         FIELD("key", "s", key),
+        FIELD("group", "s", group),
+        FIELD("shared", "b", shared),
         FIELD("device", "s", device),
         FIELD("next", "s", next),
         FIELD("fsType", "s", fs_type),
@@ -158,12 +164,12 @@ static const ResultField result_fields[] = {
         FIELD("mountId", "t", mount_id),
         FIELD("size", "t", size),
         FIELD("layers", "u", layers),
-        FIELD("totalBytes", "t", total_bytes),
-        FIELD("availableBytes", "t", available_bytes),
-        FIELD("usedBytes", "t", used_bytes),
-        FIELD("totalInodes", "t", total_inodes),
-        FIELD("freeInodes", "t", free_inodes),
-        FIELD("usedInodes", "t", used_inodes),
+        FIELD("totalBytes", "t", usage.total_bytes),
+        FIELD("availableBytes", "t", usage.available_bytes),
+        FIELD("usedBytes", "t", usage.used_bytes),
+        FIELD("totalInodes", "t", usage.total_inodes),
+        FIELD("freeInodes", "t", usage.free_inodes),
+        FIELD("usedInodes", "t", usage.used_inodes),
 #undef FIELD
 };
 
@@ -235,6 +241,8 @@ static int result_set(const char *key, const char *type, sd_bus_message *m, void
 
         if (strcmp(key, "devices") == 0 && !result->devices)
                 return strcmp(type, "aa{sv}") == 0 ? read_devices(m, result) : -EBADMSG;
+        if (strcmp(key, "holders") == 0 && !result->holders)
+                return strcmp(type, "as") == 0 ? bus_read_strv(m, &result->holders) : -EBADMSG;
         return field_set(result_fields, ELEMENTSOF(result_fields), key, type, m, result);
 }
 
@@ -269,8 +277,10 @@ void step_devices_free(StepDevice *d, size_t n)
 void step_result_done(StepResult *r)
 {
         step_devices_free(r->devices, r->n_devices);
+        strv_free(r->holders);
         free(r->identity);
         free(r->key);
+        free(r->group);
         free(r->device);
         free(r->next);
         free(r->fs_type);

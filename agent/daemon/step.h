@@ -30,6 +30,8 @@ typedef enum Step {
         STEP_CHECK,
         STEP_FORGET,
         STEP_SCAN,
+        STEP_FENCE,
+        STEP_FORCE_DETACH,
         _STEP_MAX,
         _STEP_INVALID = -EINVAL,
 } Step;
@@ -56,6 +58,7 @@ typedef struct StepParams {
         char *const *mount_options;
         uint64_t size;
         bool attach, detach; /* Stage, Unstage: the neighbouring step in the same call */
+        bool force;          /* Unstage, Detach */
 } StepParams;
 
 /* A device as Scan found it on the node. */
@@ -68,14 +71,15 @@ void step_device_done(StepDevice *d);
 void step_devices_free(StepDevice *d, size_t n);
 
 typedef struct StepResult {
-        char *identity, *key, *device, *next, *fs_type, *uuid, *reason;
-        bool create, foreign, gone, attached, staged, published, healthy;
+        char *identity, *key, *group, *device, *next, *fs_type, *uuid, *reason;
+        bool create, shared, foreign, gone, attached, staged, published, healthy;
         uint64_t device_number, mount_id, size;
         uint32_t layers;
+        char **holders; /* Fence */
         bool corrupted; /* Check: not healthy, and beyond use */
         StepDevice *devices; /* Scan */
         size_t n_devices;
-        uint64_t total_bytes, available_bytes, used_bytes, total_inodes, free_inodes, used_inodes;
+        VolumeUsage usage; /* Stats */
 } StepResult;
 
 #define STEP_RESULT_INIT ((StepResult) {})

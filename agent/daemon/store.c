@@ -20,6 +20,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "daemon/step.h"
+#include "protocol/messages.h"
 #include "protocol/names.h"
 
 #define RECORD_VERSION 1
@@ -55,7 +56,7 @@ static json_t *publish_to_json(const Publish *p)
         if (!target || !o || set_string(o, "target", target) < 0 ||
             json_object_set_new(o, "readOnly", json_boolean(p->read_only)) < 0 ||
             set_string(o, "podName", p->pod_name) < 0 || set_string(o, "podNamespace", p->pod_namespace) < 0 ||
-            set_string(o, "podUid", p->pod_uid) < 0 ||
+            set_string(o, "podUid", p->pod_uid) < 0 || set_string(o, "subDir", p->sub_dir) < 0 ||
             json_object_set_new(o, "mountId", json_integer((json_int_t) p->mount_id)) < 0) {
                 json_decref(o);
                 return NULL;
@@ -81,6 +82,15 @@ static int add_lists(json_t *o, const Volume *v)
         return r;
 }
 
+/* What a later minor version wrote, and this one would lose in rewriting. */
+static int add_unknown(json_t *o, const Volume *v)
+{
+        if (!v->unknown)
+                return 0;
+        _cleanup_json_ json_t *unknown = json_loads(v->unknown, 0, NULL);
+        return unknown ? json_object_update_missing(o, unknown) : -1;
+}
+
 char *store_serialize(const Volume *v)
 {
         _cleanup_json_ json_t *o = json_object();
@@ -100,11 +110,15 @@ char *store_serialize(const Volume *v)
         r |= json_object_set_new(o, "foreign", json_boolean(v->foreign));
         if (v->rebuilt)
                 r |= json_object_set_new(o, "rebuilt", json_true());
+        if (v->shared)
+                r |= json_object_set_new(o, "shared", json_true());
+        r |= set_string(o, "group", v->group);
         r |= set_string(o, "device", v->device);
         r |= json_object_set_new(o, "deviceNumber", json_integer((json_int_t) v->device_number));
         r |= set_string(o, "state", volume_state_to_string(v->state));
         r |= set_string(o, "step", str_or(v->step, ""));
         r |= add_lists(o, v);
+        r |= add_unknown(o, v);
         return r == 0 ? json_dumps(o, JSON_COMPACT) : NULL;
 }
 
@@ -158,18 +172,30 @@ int store_remove(Volume *v)
         return 0;
 }
 
-static int copy_string(const json_t *o, const char *key, char **ret)
+/* A record as it is read: what nobody has asked for is left in the rest. */
+typedef struct Record {
+        json_t *object;
+        json_t *rest; /* NULL: not of interest */
+} Record;
+
+static json_t *field(const Record *r, const char *key)
 {
-        const json_t *value = json_object_get(o, key);
+        (void) json_object_del(r->rest, key);
+        return json_object_get(r->object, key);
+}
+
+static int copy_string(const Record *o, const char *key, char **ret)
+{
+        const json_t *value = field(o, key);
 
         if (!value)
                 return 0;
         return json_is_string(value) ? str_replace(ret, json_string_value(value)) : -EBADMSG;
 }
 
-static int copy_strv(const json_t *o, const char *key, char ***ret)
+static int copy_strv(const Record *o, const char *key, char ***ret)
 {
-        json_t *array = json_object_get(o, key), *value;
+        json_t *array = field(o, key), *value;
         size_t i;
 
         if (array && !json_is_array(array))
@@ -182,10 +208,11 @@ static int copy_strv(const json_t *o, const char *key, char ***ret)
         return 0;
 }
 
-static int parse_publish(Volume *v, const json_t *o)
+static int parse_publish(Volume *v, json_t *object)
 {
-        const char *escaped = json_string_value(json_object_get(o, "target"));
-        const json_t *mount_id = json_object_get(o, "mountId");
+        const Record publish = { .object = object }, *o = &publish;
+        const char *escaped = json_string_value(field(o, "target"));
+        const json_t *mount_id = field(o, "mountId");
         Publish *p;
 
         if (!escaped || (mount_id && !json_is_integer(mount_id)))
@@ -199,19 +226,21 @@ static int parse_publish(Volume *v, const json_t *o)
         int r = publish_new(v, target, &p);
         if (r < 0)
                 return r;
-        p->read_only = json_is_true(json_object_get(o, "readOnly"));
+        p->read_only = json_is_true(field(o, "readOnly"));
         p->mount_id = (uint64_t) json_integer_value(mount_id);
         r = copy_string(o, "podName", &p->pod_name);
         if (r >= 0)
                 r = copy_string(o, "podNamespace", &p->pod_namespace);
+        if (r >= 0)
+                r = copy_string(o, "subDir", &p->sub_dir);
         return r < 0 ? r : copy_string(o, "podUid", &p->pod_uid);
 }
 
-static int parse_volume(Volume *v, const json_t *o)
+static int parse_volume(Volume *v, const Record *o)
 {
-        json_t *source = json_object_get(o, "source"), *publishes = json_object_get(o, "publishes"), *value;
-        const char *step = json_string_value(json_object_get(o, "step")), *name;
-        VolumeState state = volume_state_from_string(json_string_value(json_object_get(o, "state")));
+        json_t *source = field(o, "source"), *publishes = field(o, "publishes"), *value;
+        const char *step = json_string_value(field(o, "step")), *name;
+        VolumeState state = volume_state_from_string(json_string_value(field(o, "state")));
         size_t i;
         int r;
 
@@ -223,16 +252,17 @@ static int parse_volume(Volume *v, const json_t *o)
                         return r;
         }
         if ((r = copy_string(o, "fsType", &v->fs_type)) < 0 || (r = copy_string(o, "uuid", &v->uuid)) < 0 ||
-            (r = copy_string(o, "device", &v->device)) < 0 ||
+            (r = copy_string(o, "device", &v->device)) < 0 || (r = copy_string(o, "group", &v->group)) < 0 ||
             (r = copy_strv(o, "mountOptions", &v->mount_options)) < 0 ||
             (r = copy_strv(o, "attachments", &v->attachments)) < 0)
                 return r;
-        v->read_only = json_is_true(json_object_get(o, "readOnly"));
-        v->stage_read_only = json_is_true(json_object_get(o, "stageReadOnly"));
-        v->stage_mount_id = (uint64_t) json_integer_value(json_object_get(o, "stageMountId"));
-        v->foreign = json_is_true(json_object_get(o, "foreign"));
-        v->rebuilt = json_is_true(json_object_get(o, "rebuilt"));
-        v->device_number = (dev_t) json_integer_value(json_object_get(o, "deviceNumber"));
+        v->read_only = json_is_true(field(o, "readOnly"));
+        v->stage_read_only = json_is_true(field(o, "stageReadOnly"));
+        v->stage_mount_id = (uint64_t) json_integer_value(field(o, "stageMountId"));
+        v->foreign = json_is_true(field(o, "foreign"));
+        v->rebuilt = json_is_true(field(o, "rebuilt"));
+        v->shared = json_is_true(field(o, "shared"));
+        v->device_number = (dev_t) json_integer_value(field(o, "deviceNumber"));
         v->step = step && *step ? step_from_string(step) : NULL;
         v->recorded = true;
         v->state = state; /* not volume_set_state(): nothing changes, this is where it was */
@@ -243,6 +273,14 @@ static int parse_volume(Volume *v, const json_t *o)
                         return r;
         }
         return 0;
+}
+
+static int take_unknown(Volume *v, json_t *rest)
+{
+        if (json_object_size(rest) == 0)
+                return 0;
+        v->unknown = json_dumps(rest, JSON_COMPACT);
+        return v->unknown ? 0 : -ENOMEM;
 }
 
 /* The key names files and directories, so it must be one that a mounter could have given. */
@@ -257,20 +295,23 @@ bool volume_key_is_valid(const char *key)
 int store_parse(Manager *m, const char *text, size_t size, Volume **ret, Error *err)
 {
         json_error_t e;
-        _cleanup_json_ json_t *o = json_loadb(text, size, JSON_REJECT_DUPLICATES, &e);
-        if (!o)
+        _cleanup_json_ json_t *object = json_loadb(text, size, JSON_REJECT_DUPLICATES, &e), *rest = json_copy(object);
+        const Record record = { object, rest }, *o = &record;
+        if (!object)
                 return error_set(err, ERROR_INTERNAL, EBADMSG, "not JSON: %s", e.text);
+        if (!rest)
+                return error_oom(err);
 
-        const json_t *version = json_object_get(o, "version");
+        const json_t *version = field(o, "version");
         if (!json_is_integer(version))
                 return error_set(err, ERROR_INTERNAL, EBADMSG, "no version");
         if (json_integer_value(version) != RECORD_VERSION)
                 return error_set(err, ERROR_INTERNAL, EBADMSG, "version %" JSON_INTEGER_FORMAT " is not known",
                                  json_integer_value(version));
 
-        const char *key = json_string_value(json_object_get(o, "key"));
-        const char *identity = json_string_value(json_object_get(o, "identity"));
-        const char *driver = json_string_value(json_object_get(o, "driver"));
+        const char *key = json_string_value(field(o, "key"));
+        const char *identity = json_string_value(field(o, "identity"));
+        const char *driver = json_string_value(field(o, "driver"));
         if (!key || !identity || !driver || !volume_key_is_valid(key))
                 return error_set(err, ERROR_INTERNAL, EBADMSG, "key, identity or driver is missing or malformed");
         if (volume_find(m, key))
@@ -281,6 +322,8 @@ int store_parse(Manager *m, const char *text, size_t size, Volume **ret, Error *
         if (r < 0)
                 return error_oom(err);
         r = parse_volume(v, o);
+        if (r >= 0)
+                r = take_unknown(v, rest);
         if (r < 0) {
                 volume_free(v);
                 return r == -ENOMEM ? error_oom(err)
@@ -321,7 +364,7 @@ static void set_aside(Manager *m, const char *name, const char *why)
                 else
                         snprintf(aside, sizeof(aside), "%s.bad%u", name, i);
                 if (renameat2(m->records_fd, name, m->records_fd, aside, RENAME_NOREPLACE) >= 0) {
-                        log_warning("Record %s set aside as %s: %s", name, aside, why);
+                        log_event(LOG_WARNING, EVENT_RECORD_SET_ASIDE, "Record %s set aside as %s: %s", name, aside, why);
                         return;
                 }
                 if (errno != EEXIST)

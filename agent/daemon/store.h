@@ -12,7 +12,7 @@
  *      attachments[]  volumeNames
  *      publishes[]    target (bytes escaped as in base/escape.h), readOnly, podName, podNamespace, podUid, mountId
  *
- * Keys that this version does not know are ignored, and a record of another version is left as it is.
+ * Keys that this version does not know are kept as they are, and a record of another version is left as it is.
  */
 
 #include "daemon/volume.h"

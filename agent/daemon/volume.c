@@ -97,6 +97,8 @@ void volume_free(Volume *v)
         strv_free(v->attachments);
         free(v->last_error);
         free(v->health_reason);
+        free(v->group);
+        free(v->unknown);
         free(v);
 }
 
@@ -187,5 +189,6 @@ void publish_free(Publish *p)
         free(p->pod_name);
         free(p->pod_namespace);
         free(p->pod_uid);
+        free(p->sub_dir);
         free(p);
 }

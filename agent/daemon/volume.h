@@ -39,12 +39,17 @@ typedef enum VolumeHealth {
         _VOLUME_HEALTH_INVALID = -EINVAL,
 } VolumeHealth;
 
+typedef struct VolumeUsage {
+        uint64_t total_bytes, available_bytes, used_bytes, total_inodes, free_inodes, used_inodes;
+} VolumeUsage;
+
 struct Publish {
         Volume *volume;
         char *target; /* canonical */
         bool read_only;
         char *pod_name, *pod_namespace, *pod_uid; /* NULL where unknown */
         uint64_t mount_id;                        /* 0 until the kernel gave one */
+        char *sub_dir; /* of a shared volume: what the pod sees of it, "" for all; NULL where unknown */
         TAILQ_ENTRY(Publish) of_volume;
         UT_hash_handle hh; /* in Manager.publishes */
 };
@@ -61,6 +66,8 @@ struct Volume {
         uint64_t stage_mount_id; /* 0 while not staged, or not known */
         bool rebuilt;   /* from the kernel: its source and mount options are not known until a Mount tells them */
         bool foreign;   /* the device is an operator's: never detached */
+        bool shared;    /* its stage is read-write for all; readOnly and subDir are each publish's own */
+        char *group;    /* what may be dead as a whole, such as its server; NULL: nothing, or not known */
         char *device;   /* NULL while not attached, or without a device */
         dev_t device_number;
 
@@ -71,12 +78,17 @@ struct Volume {
         char *last_error; /* rendered; NULL if the last operation succeeded */
         VolumeHealth health;
         char *health_reason; /* NULL while healthy or unknown */
+        bool checking;       /* a Check of it is under way, perhaps without end */
+        uint64_t usage_usec; /* CLOCK_BOOTTIME of `usage`; 0: never known */
+        VolumeUsage usage;   /* as last told */
+        uint64_t unstage_since_usec; /* since when unstaging fails; 0: it does not */
 
         Operation *holder;
         struct OperationList waiting;
         sd_event_source *cleanup_timer;
         uint64_t cleanup_delay_usec;
         bool recorded; /* a record file exists */
+        char *unknown; /* what the record holds beside what this version knows, as JSON; NULL: nothing */
 
         UT_hash_handle hh; /* in Manager.volumes */
 };

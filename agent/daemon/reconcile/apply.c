@@ -66,23 +66,11 @@ static int adopt_publish(Manager *m, const PlanStep *s)
         return store_write(v);
 }
 
-/* As if the kubelet had asked for it; nobody waits for the answer. */
 static int unpublish(Manager *m, const PlanStep *s)
 {
         const Volume *v = volume_find(m, s->volume);
-        Operation *op;
 
-        if (!v || v->holder)
-                return 0;
-        if (operation_new(m, OPERATION_UNMOUNT, &op) < 0)
-                return -ENOMEM;
-        if (str_replace(&op->target, s->target) < 0 || str_replace(&op->name, s->target) < 0 ||
-            str_replace(&op->params.driver, v->driver) < 0) {
-                operation_free(op);
-                return -ENOMEM;
-        }
-        operation_submit(op, NULL);
-        return 0;
+        return !v || v->holder ? 0 : operation_begin_unmount(m, s->target);
 }
 
 static int clean_up(Volume *v, const PlanStep *s)

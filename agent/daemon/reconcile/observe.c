@@ -21,6 +21,8 @@ DEFINE_POINTER_CLEANUP(struct libmnt_table *, mnt_unref_table);
 DEFINE_POINTER_CLEANUP(struct libmnt_iter *, mnt_free_iter);
 
 #define LOOP_MAJOR 7U
+#define NBD_MAJOR 43U
+#define SUPERBLOCKS_SIZE_MAX (4U * 1024U * 1024U)
 
 typedef struct MountReader {
         Manager *manager;
@@ -67,13 +69,12 @@ static int mount_add(MountReader *r, struct libmnt_fs *fs)
 {
         const char *target = mnt_fs_get_target(fs), *options = mnt_fs_get_vfs_options(fs), *key;
         Snapshot *s = r->snapshot;
-        bool is_target;
+        bool is_target, is_stage;
 
         if (!target)
                 return 0;
         key = below(target, r->staging_root);
-        if (key && strchr(key, '/'))
-                key = NULL;
+        is_stage = key && !strchr(key, '/');
         is_target = !key && could_be_target(r->manager, target);
         if (!key && !is_target)
                 return 0;
@@ -89,14 +90,15 @@ static int mount_add(MountReader *r, struct libmnt_fs *fs)
         MountView *v = &s->mounts[s->n_mounts++];
         *v = (MountView) {
                 .target = strdup(target),
-                .stage = key ? strdup(key) : NULL,
+                .stage = is_stage ? strdup(key) : NULL,
+                .within = key && !is_stage ? strndup(key, strcspn(key, "/")) : NULL,
                 .is_target = is_target,
                 .device = mount_device(fs),
                 .read_only = options && mnt_optstr_get_option(options, "ro", NULL, NULL) == 0,
                 .fs_type = strdup(str_or(mnt_fs_get_fstype(fs), "")),
                 .root = strdup(str_or(mnt_fs_get_root(fs), "/")),
         };
-        return v->target && v->fs_type && v->root && (!key || v->stage) ? 0 : -ENOMEM;
+        return v->target && v->fs_type && v->root && (!key || v->stage || v->within) ? 0 : -ENOMEM;
 }
 
 static int read_mounts(MountReader *reader)
@@ -118,13 +120,60 @@ static int read_mounts(MountReader *reader)
         return 0;
 }
 
-/* Whether sysfs shows the device, and for a loop device that a file is bound to it. */
+/* Superblocks of NFS, which stand for the devices that it has not; a file of the kernel's own that asks no server. */
+typedef struct Superblocks {
+        dev_t *numbers; /* sorted */
+        size_t n;
+} Superblocks;
+
+static int compare_numbers(const void *a, const void *b)
+{
+        const dev_t *x = a, *y = b;
+
+        return *x < *y ? -1 : *x > *y;
+}
+
+static int read_superblocks(Superblocks *ret)
+{
+        _cleanup_free_ char *text = NULL;
+        unsigned major_number, minor_number;
+        size_t allocated = 0;
+
+        if (read_file_at(AT_FDCWD, "/proc/fs/nfsfs/volumes", SUPERBLOCKS_SIZE_MAX, &text, NULL) < 0)
+                return 0; /* no NFS at all */
+        /* NV SERVER PORT DEV FSID FSC */
+        for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n') {
+                if (sscanf(line, "%*s %*s %*s %u:%u", &major_number, &minor_number) != 2)
+                        continue;
+                if (ret->n == allocated) {
+                        size_t want = allocated ? allocated * 2 : 16;
+                        dev_t *grown = reallocarray(ret->numbers, want, sizeof(*grown));
+                        if (!grown)
+                                return -ENOMEM;
+                        ret->numbers = grown;
+                        allocated = want;
+                }
+                ret->numbers[ret->n++] = makedev(major_number, minor_number);
+        }
+        if (ret->n > 1)
+                qsort(ret->numbers, ret->n, sizeof(dev_t), compare_numbers);
+        return 0;
+}
+
+static bool superblock_is_present(const Superblocks *s, dev_t number)
+{
+        return s->n > 0 && bsearch(&number, s->numbers, s->n, sizeof(dev_t), compare_numbers);
+}
+
+/* Whether sysfs shows the device, and for one that is there without being anything, that something is bound to it. */
 static bool device_is_present(dev_t number)
 {
         char path[64];
 
         snprintf(path, sizeof(path), "/sys/dev/block/%u:%u%s", major(number), minor(number),
-                 major(number) == LOOP_MAJOR ? "/loop" : "");
+                 major(number) == LOOP_MAJOR  ? "/loop"
+                 : major(number) == NBD_MAJOR ? "/pid"
+                                              : "");
         return access(path, F_OK) >= 0;
 }
 
@@ -141,7 +190,7 @@ static bool lock_is_held(const Manager *m, const char *key)
         return fd == -EWOULDBLOCK;
 }
 
-static int view_volume(const Volume *v, VolumeView *view)
+static int view_volume(const Volume *v, const Superblocks *superblocks, VolumeView *view)
 {
         const Publish *p;
         size_t n = 0;
@@ -156,7 +205,9 @@ static int view_volume(const Volume *v, VolumeView *view)
                 .cleanup_scheduled = v->cleanup_timer != NULL,
                 .foreign = v->foreign,
                 .device = v->device_number,
-                .device_present = v->device_number != 0 && device_is_present(v->device_number),
+                .device_present = v->device_number != 0 && (major(v->device_number) == 0 ?
+                                                                            superblock_is_present(superblocks, v->device_number) :
+                                                                            device_is_present(v->device_number)),
                 .health = v->health,
         };
         if (!view->key)
@@ -175,6 +226,7 @@ static int view_volume(const Volume *v, VolumeView *view)
 static int snapshot_fill(Manager *m, Snapshot *s)
 {
         _cleanup_free_ char *root = NULL;
+        Superblocks superblocks = {};
         int r;
 
         if (asprintf(&root, "%s/staging", m->settings.runtime_dir) < 0)
@@ -185,11 +237,12 @@ static int snapshot_fill(Manager *m, Snapshot *s)
         s->volumes = calloc(HASH_COUNT(m->volumes) + 1, sizeof(VolumeView));
         if (!s->volumes)
                 return -ENOMEM;
-        for (const Volume *v = m->volumes; v; v = v->hh.next) {
-                r = view_volume(v, &s->volumes[s->n_volumes++]);
-                if (r < 0)
-                        return r;
-        }
+        r = read_superblocks(&superblocks);
+        for (const Volume *v = m->volumes; v && r >= 0; v = v->hh.next)
+                r = view_volume(v, &superblocks, &s->volumes[s->n_volumes++]);
+        free(superblocks.numbers);
+        if (r < 0)
+                return r;
         snapshot_sort(s);
         return 0;
 }
@@ -215,6 +268,7 @@ void snapshot_done(Snapshot *s)
         for (size_t i = 0; i < s->n_mounts; i++) {
                 free(s->mounts[i].target);
                 free(s->mounts[i].stage);
+                free(s->mounts[i].within);
                 free(s->mounts[i].fs_type);
                 free(s->mounts[i].root);
         }

@@ -88,6 +88,15 @@ static const char *state_reason(VolumeState state)
         }
 }
 
+/* A mount of a server's that is of no volume's superblock any more: the volume was staged anew after the server had forgotten it. */
+static bool is_left_behind(const Snapshot *s, const Index *x, const Entry *e, const char *target)
+{
+        const MountView *m = snapshot_find_mount(s, target, 0);
+
+        return m && e->stage && !snapshot_find_mount(s, target, e->device) && strncmp(m->fs_type, "nfs", 3) == 0 &&
+               !index_find_published(x, m);
+}
+
 static int plan_publishes(const Snapshot *s, const Index *x, const Entry *e, bool beyond_use, Plan *p, size_t *ret_kept)
 {
         const VolumeView *v = e->volume;
@@ -96,6 +105,12 @@ static int plan_publishes(const Snapshot *s, const Index *x, const Entry *e, boo
         for (size_t i = 0; i < v->n_publishes && r >= 0; i++) {
                 const char *target = v->publishes[i].target;
 
+                if (is_left_behind(s, x, e, target)) {
+                        (*ret_kept)++;
+                        r = plan_add(p, (PlanStep) { .type = PLAN_UNPUBLISH, .volume = v->key, .target = target,
+                                                     .reason = "its mount is of an earlier stage, which a fresh one has replaced" });
+                        continue;
+                }
                 if (e->reused || !snapshot_find_mount(s, target, e->device)) {
                         PublishEntry *known = index_find_publish(x, target);
                         if (known)
@@ -209,6 +224,12 @@ static int plan_reports(const Snapshot *s, const Index *x, Plan *p)
                 const MountView *m = &s->mounts[i];
                 const Entry *e = m->stage ? index_find_key(s, x, m->stage) : NULL;
 
+                if (m->within && strcmp(last, m->target) != 0) {
+                        last = m->target;
+                        r = plan_add(p, (PlanStep) { .type = PLAN_REPORT, .volume = m->within, .target = m->target,
+                                                     .reason = "a mount inside of a stage: it keeps the volume from being unstaged" });
+                        continue;
+                }
                 if (!m->stage || strcmp(last, m->target) == 0 || (e ? e->strange != m : !snapshot_judges(s, m->stage)))
                         continue;
                 if (e && e->volume && (e->volume->busy || e->volume->at_work))
@@ -217,6 +238,24 @@ static int plan_reports(const Snapshot *s, const Index *x, Plan *p)
                 r = plan_add(p, (PlanStep) { .type = PLAN_REPORT, .volume = m->stage, .target = m->target,
                                              .reason = e ? "its stage shows another device than its own"
                                                          : "a mount below the staging directory that no device of a volume explains" });
+        }
+        return r;
+}
+
+/* Loop devices of others are everyday; a map shows an image that pods may want, and keeps it from other nodes. */
+static int plan_foreign_maps(const Snapshot *s, const Index *x, Plan *p)
+{
+        int r = 0;
+
+        for (size_t i = 0; i < s->n_devices && r >= 0; i++) {
+                const StepDevice *d = &s->devices[i];
+                bool told = d->foreign && strncmp(d->key, "rbd-", 4) == 0 && snapshot_knows(s, d->key);
+                const Entry *e = told ? index_find_key(s, x, d->key) : NULL;
+
+                if (!e || (e->volume && (e->volume->busy || e->volume->at_work || e->volume->device == (dev_t) d->device_number)))
+                        continue;
+                r = plan_add(p, (PlanStep) { .type = PLAN_REPORT, .volume = d->key, .target = d->device,
+                                             .reason = "a map of an image that somebody else has made" });
         }
         return r;
 }
@@ -235,6 +274,8 @@ int reconcile_plan(const Snapshot *s, Plan *ret)
                 r = plan_targets(s, &x, &p);
         if (r >= 0)
                 r = plan_reports(s, &x, &p);
+        if (r >= 0)
+                r = plan_foreign_maps(s, &x, &p);
         index_done(&x);
         if (r < 0)
                 return r;

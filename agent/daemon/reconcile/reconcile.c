@@ -4,7 +4,8 @@
  * The course of a reconcile: ask the mounters, observe, plan, apply, answer. Runs in berthd; never waits: the mounters are
  * asked by operations of their own, each with a time limit, and what comes back too late is not counted.
  *
- * One runs at a time. Requests that arrive meanwhile are served together by the next.
+ * One asks at a time. Requests that arrive meanwhile are served together by the next. A quick look (mount table, sysfs and
+ * records alone) needs no answer of anybody: it is made at once, also while a mounter is asked that may never answer.
  */
 
 #include "daemon/reconcile/reconcile.h"
@@ -14,7 +15,9 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "daemon/operation.h"
+#include "daemon/reconcile/findings.h"
 #include "protocol/bus-util.h"
+#include "protocol/messages.h"
 
 /* Something is still at work in a former berthd's mounter: how soon to look again. */
 #define WAIT_USEC (500 * UINT64_C(1000))
@@ -28,10 +31,12 @@ struct Reconcile {
         bool running;
         sd_bus_message **calls, **next_calls;
         size_t n_calls, n_next_calls;
-        bool apply, full, next_apply, next_full, next;
+        bool apply, next_apply, next;
         sd_event_source *wait_timer;
         uint64_t n_looks;
-        char **touched; /* keys of the volumes that operations were done with while the mounters were asked */
+        char **touched; /* keys of the volumes that were changed while the mounters were asked */
+        char **stuck;   /* kinds whose Scan was given up and is still not over: not asked again before */
+        Findings findings;
 };
 
 static void reconcile_begin(Reconcile *rc);
@@ -76,26 +81,40 @@ static void answer_error(sd_bus_message *call, const Error *err)
         (void) sd_bus_reply_method_error(call, &e);
 }
 
+static void log_step(Reconcile *rc, const PlanStep *s, int r, const char *result)
+{
+        const LogField fields[] = {
+                        {"MESSAGE_ID",
+                         event_message_id(s->type == PLAN_REPORT ? EVENT_FOREIGN_FOUND : EVENT_RECONCILED)},
+                        {"VOLUME", s->volume},
+                        {"TARGET", s->target},
+                        {"STEP", plan_step_type_to_string(s->type)},
+                        {NULL, NULL},
+        };
+        int level = r < 0 || s->type == PLAN_REPORT ? LOG_WARNING : LOG_INFO;
+
+        if (!findings_note(&rc->findings, s, result, now_boottime_usec()))
+                level = LOG_DEBUG;
+        log_fields(level, fields, "Reconcile: %s: %s: %s", plan_step_type_to_string(s->type), s->reason, result);
+}
+
 /* Carries out the plan; results become texts, one a step, or NULL if out of memory. */
-static char **apply_all(Manager *m, const Plan *plan)
+static char **apply_all(Reconcile *rc, const Plan *plan)
 {
         _cleanup_strv_ char **results = NULL;
 
         for (size_t i = 0; i < plan->n_steps; i++) {
                 const PlanStep *s = &plan->steps[i];
-                const LogField fields[] = {
-                                {"VOLUME", s->volume},
-                                {"TARGET", s->target},
-                                {"STEP", plan_step_type_to_string(s->type)},
-                                {NULL, NULL},
-                };
+
                 FAULT_POINT("agent.reconcile-before-step");
-                int r = reconcile_apply(m, s);
+                int r = reconcile_apply(rc->manager, s);
                 FAULT_POINT("agent.reconcile-after-step");
                 const char *result = r < 0 ? strerror(-r) : "ok";
 
-                log_fields(r < 0 || s->type == PLAN_REPORT ? LOG_WARNING : LOG_INFO, fields,
-                           "Reconcile: %s: %s: %s", plan_step_type_to_string(s->type), s->reason, result);
+                log_step(rc, s, r, result);
+                /* it is gone: a mounter that is asked at this moment may still tell of it */
+                if (s->volume && !volume_find(rc->manager, s->volume))
+                        reconcile_touched(rc->manager, s->volume);
                 if (strv_append(&results, result) < 0)
                         return NULL;
         }
@@ -107,8 +126,16 @@ static int on_wait_timer(sd_event_source *s, uint64_t usec, void *userdata)
         Reconcile *rc = userdata;
 
         rc->wait_timer = sd_event_source_disable_unref(rc->wait_timer);
-        reconcile_request(rc->manager, RECONCILE_APPLY, RECONCILE_QUICK, NULL);
+        reconcile_look(rc->manager);
         return 0;
+}
+
+/* What is still at work ends without telling us. */
+static void wait_for_work(Reconcile *rc, const Plan *plan)
+{
+        if (plan->wait && !rc->wait_timer)
+                (void) sd_event_add_time_relative(rc->manager->event, &rc->wait_timer, CLOCK_BOOTTIME, WAIT_USEC, 10000,
+                                                  on_wait_timer, rc);
 }
 
 static void calls_done(Reconcile *rc)
@@ -165,15 +192,13 @@ static int conclude(Reconcile *rc, Error *err)
         r = reconcile_plan(&rc->snapshot, &plan);
         if (r < 0)
                 return error_oom(err);
-        if (rc->apply)
-                results = apply_all(m, &plan);
-        if (rc->apply && rc->full)
+        if (rc->apply) {
+                results = apply_all(rc, &plan);
                 reconcile_sweep_locks(m);
+                wait_for_work(rc, &plan);
+        }
         for (size_t i = 0; i < rc->n_calls; i++)
                 answer(rc->calls[i], &plan, results);
-        if (rc->apply && plan.wait && !rc->wait_timer)
-                (void) sd_event_add_time_relative(m->event, &rc->wait_timer, CLOCK_BOOTTIME, WAIT_USEC, 10000,
-                                                  on_wait_timer, rc);
         return 0;
 }
 
@@ -195,9 +220,8 @@ static void reconcile_end(Reconcile *rc)
                 rc->calls = TAKE_PTR(rc->next_calls);
                 rc->n_calls = rc->n_next_calls;
                 rc->apply = rc->next_apply;
-                rc->full = rc->next_full;
                 rc->n_next_calls = 0;
-                rc->next = rc->next_apply = rc->next_full = false;
+                rc->next = rc->next_apply = false;
                 reconcile_begin(rc);
         }
 }
@@ -225,10 +249,24 @@ void reconcile_scanned(Manager *m, const char *kind, StepResult *result)
                 reconcile_end(rc);
 }
 
+void reconcile_scan_given_up(Manager *m, const char *kind)
+{
+        (void) strv_append(&m->reconcile->stuck, kind);
+        reconcile_scanned(m, kind, NULL);
+}
+
+void reconcile_scan_ended(Manager *m, const char *kind)
+{
+        strv_remove(m->reconcile->stuck, kind);
+}
+
 static int scan_begin(Manager *m, const Pool *pool)
 {
+        Reconcile *rc = m->reconcile;
         Operation *op;
 
+        if (strv_contains(rc->stuck, pool->kind))
+                return strv_append(&rc->snapshot.silent, pool->kind);
         if (operation_new(m, OPERATION_SCAN, &op) < 0)
                 return -ENOMEM;
         if (str_replace(&op->params.driver, pool->kind) < 0) {
@@ -244,7 +282,7 @@ static void reconcile_begin(Reconcile *rc)
 {
         rc->running = true;
         rc->n_scanning = 1; /* ourselves, so that it cannot end while we still start */
-        for (const Pool *pool = rc->full ? rc->manager->pools : NULL; pool; pool = pool->hh.next)
+        for (const Pool *pool = rc->manager->pools; pool; pool = pool->hh.next)
                 (void) scan_begin(rc->manager, pool);
         reconcile_scanned(rc->manager, NULL, NULL);
 }
@@ -262,17 +300,20 @@ static int calls_add(sd_bus_message ***calls, size_t *n, sd_bus_message *call)
         return 0;
 }
 
-void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_bus_message *call)
+static Reconcile *reconcile_get(Manager *m)
+{
+        if (!m->reconcile) {
+                m->reconcile = calloc(1, sizeof(*m->reconcile));
+                if (m->reconcile)
+                        m->reconcile->manager = m;
+        }
+        return m->reconcile;
+}
+
+void reconcile_request(Manager *m, ReconcileMode mode, sd_bus_message *call)
 {
         _cleanup_error_ Error err = ERROR_INIT;
-        Reconcile *rc = m->reconcile;
-
-        if (!rc) {
-                rc = calloc(1, sizeof(*rc));
-                if (rc)
-                        rc->manager = m;
-                m->reconcile = rc;
-        }
+        Reconcile *rc = reconcile_get(m);
         int r = !rc ? -ENOMEM
                 : !call ? 0
                 : rc->running ? calls_add(&rc->next_calls, &rc->n_next_calls, call)
@@ -290,26 +331,44 @@ void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_
         if (rc->running) {
                 rc->next = true;
                 rc->next_apply = rc->next_apply || mode == RECONCILE_APPLY;
-                rc->next_full = rc->next_full || scope == RECONCILE_FULL;
                 return;
         }
         rc->apply = mode == RECONCILE_APPLY;
-        rc->full = scope == RECONCILE_FULL;
         reconcile_begin(rc);
+}
+
+static int look(Reconcile *rc, Error *err)
+{
+        _cleanup_snapshot_ Snapshot s = {};
+        _cleanup_plan_ Plan plan = {};
+        int r = reconcile_observe(rc->manager, &s, err);
+
+        if (r < 0)
+                return r;
+        if (reconcile_plan(&s, &plan) < 0)
+                return error_oom(err);
+        strv_free(apply_all(rc, &plan));
+        wait_for_work(rc, &plan);
+        return 0;
+}
+
+void reconcile_look(Manager *m)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        Reconcile *rc = reconcile_get(m);
+        int r = rc ? look(rc, &err) : error_oom(&err);
+
+        if (r < 0)
+                log_error("Looking at the node failed: %s", str_or(err.text, ""));
+        else
+                rc->n_looks++;
 }
 
 int reconcile_at_start(Manager *m, Error *err)
 {
-        _cleanup_snapshot_ Snapshot s = {};
-        _cleanup_plan_ Plan plan = {};
-        int r = reconcile_observe(m, &s, err);
+        Reconcile *rc = reconcile_get(m);
 
-        if (r >= 0 && reconcile_plan(&s, &plan) < 0)
-                r = error_oom(err);
-        if (r < 0)
-                return r;
-        strv_free(apply_all(m, &plan));
-        return 0;
+        return rc ? look(rc, err) : error_oom(err);
 }
 
 bool reconcile_is_awaited(const Manager *m, const sd_bus *bus)
@@ -342,6 +401,8 @@ void reconcile_free(Manager *m)
         free(rc->next_calls);
         snapshot_done(&rc->snapshot);
         strv_free(rc->touched);
+        strv_free(rc->stuck);
+        findings_free(&rc->findings);
         sd_event_source_disable_unref(rc->wait_timer);
         free(rc);
 }

@@ -24,18 +24,11 @@ typedef enum ReconcileMode {
         _RECONCILE_MODE_INVALID = -EINVAL,
 } ReconcileMode;
 
-/* QUICK takes the mount table, sysfs and records alone: what changed behind our back. FULL asks the mounters too. */
-typedef enum ReconcileScope {
-        RECONCILE_QUICK,
-        RECONCILE_FULL,
-        _RECONCILE_SCOPE_MAX,
-        _RECONCILE_SCOPE_INVALID = -EINVAL,
-} ReconcileScope;
-
 /* A mount that may concern berth: below the staging root, or at a place that could be a target. */
 typedef struct MountView {
         char *target;   /* as the kernel shows it, octal escapes undone */
         char *stage;    /* the key, if it is directly below the staging root; else NULL */
+        char *within;   /* the key, if it is further below: somebody's, inside of the volume; else NULL */
         bool is_target; /* target_parse() accepts it */
         dev_t device;
         bool read_only;
@@ -126,7 +119,9 @@ int reconcile_at_start(Manager *m, Error *err);
  * The whole of it, in the background. call (may be NULL) is answered with the steps (io.berth.Agent1.Reconcile) when they have been
  * planned or begun. While one runs, another waits for its end and then runs once for all who asked.
  */
-void reconcile_request(Manager *m, ReconcileMode mode, ReconcileScope scope, sd_bus_message *call);
+void reconcile_request(Manager *m, ReconcileMode mode, sd_bus_message *call);
+/* What mount table, sysfs and records tell by themselves: what changed behind our back. At once, beside any other. */
+void reconcile_look(Manager *m);
 void reconcile_free(Manager *m);
 /* Whether the answer of a Reconcile is due on this connection. */
 bool reconcile_is_awaited(const Manager *m, const sd_bus *bus);
@@ -134,6 +129,9 @@ bool reconcile_is_awaited(const Manager *m, const sd_bus *bus);
 uint64_t reconcile_count(const Manager *m);
 /* From the operation that asked a kind: result is NULL if it failed. Takes result's devices. */
 void reconcile_scanned(Manager *m, const char *kind, StepResult *result);
+/* The same when it is no longer waited for, though it may not be over for long; and when it is. */
+void reconcile_scan_given_up(Manager *m, const char *kind);
+void reconcile_scan_ended(Manager *m, const char *kind);
 /* An operation is done with the volume of this key. */
 void reconcile_touched(Manager *m, const char *key);
 

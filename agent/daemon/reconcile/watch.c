@@ -49,6 +49,8 @@ struct mount_event_info {
 #define LOOK_COST_FACTOR 25U
 #define EVENTS_PAUSE_USEC (100 * UINT64_C(1000))
 #define EVENTS_SIZE 16384U /* of one read */
+/* Each may cost a mounter that is never seen again: a dead server must not use up what requests have. */
+#define CHECKS_STUCK_MAX 4U
 
 /* For tests of the way that older kernels go. */
 #define MOUNT_EVENTS_ENV "BERTH_MOUNT_EVENTS"
@@ -63,6 +65,8 @@ struct Watch {
         sd_event_source *full_timer;
         uint64_t looked_usec, cost_usec; /* when it was, on CLOCK_BOOTTIME; how much CPU time it took */
         char *checked; /* key of the volume whose health is being checked; NULL between rounds */
+        sd_event_source *check_defer; /* the next check begins when the loop comes to it */
+        unsigned n_checks_stuck; /* given up, and their mounters still blocked */
 };
 
 /* ---- looking ---- */
@@ -82,7 +86,7 @@ static int on_look_timer(sd_event_source *s, uint64_t usec, void *userdata)
         uint64_t begin = cpu_usec();
 
         w->look_timer = sd_event_source_disable_unref(w->look_timer);
-        reconcile_request(w->manager, RECONCILE_APPLY, RECONCILE_QUICK, NULL);
+        reconcile_look(w->manager);
         w->looked_usec = now_boottime_usec();
         w->cost_usec = cpu_usec() - begin;
         if (!w->has_fanotify && w->mount_source)
@@ -316,38 +320,59 @@ static int watch_devices(Watch *w)
 
 /* ---- health ---- */
 
-static void check_next(Watch *w, const Volume *v)
+/* Begins the check of the first of these volumes that can be checked; false if there is none. */
+static bool check_first(Watch *w, Volume *v)
 {
-        for (; v; v = v->hh.next) {
+        for (; v && w->n_checks_stuck < CHECKS_STUCK_MAX; v = v->hh.next) {
                 Operation *op;
 
-                if (v->state != VOLUME_STAGED || v->holder)
+                if (v->state != VOLUME_STAGED || v->holder || v->checking)
                         continue;
                 if (str_replace(&w->checked, v->key) < 0 || operation_new(w->manager, OPERATION_CHECK, &op) < 0)
-                        break;
+                        return false;
                 if (str_replace(&op->key, v->key) < 0 || str_replace(&op->params.driver, v->driver) < 0) {
                         operation_free(op);
-                        break;
+                        return false;
                 }
+                v->checking = true;
                 operation_submit(op, NULL);
-                return;
+                return true;
         }
-        free(TAKE_PTR(w->checked));
+        return false;
 }
 
-void watch_check_done(Manager *m)
+static int on_check_defer(sd_event_source *s, void *userdata)
 {
-        Watch *w = m->watch;
-        const Volume *v = w && w->checked ? volume_find(m, w->checked) : NULL;
+        Watch *w = userdata;
+        const Volume *v = w->checked ? volume_find(w->manager, w->checked) : NULL;
 
-        if (!w || !w->checked)
+        w->check_defer = sd_event_source_disable_unref(w->check_defer);
+        /* one that went away meanwhile: the rest is looked at in the next round */
+        if (!v || !check_first(w, v->hh.next))
+                free(TAKE_PTR(w->checked));
+        return 0;
+}
+
+/* From the event loop, so that checks that cannot even begin are so many turns of it, not frames of the stack. */
+void watch_check_done(Manager *m, const char *key, CheckEnd end)
+{
+        Volume *v = volume_find(m, key);
+        Watch *w = m->watch;
+
+        if (v)
+                v->checking = end == CHECK_GIVEN_UP;
+        if (!w)
                 return;
+        if (end == CHECK_GIVEN_UP)
+                w->n_checks_stuck++;
+        if (end == CHECK_GIVEN_UP_ENDED) {
+                w->n_checks_stuck--;
+                return;
+        }
         if (v && v->health == VOLUME_HEALTH_CORRUPTED)
                 watch_look_soon(w);
-        if (v)
-                check_next(w, v->hh.next);
-        else
-                free(TAKE_PTR(w->checked)); /* it went away meanwhile: the rest is looked at in the next round */
+        if (sd_event_add_defer(m->event, &w->check_defer, on_check_defer, w) < 0)
+                free(TAKE_PTR(w->checked));
 }
 
 /* ---- the timer ---- */
@@ -365,9 +390,9 @@ static int on_full_timer(sd_event_source *s, uint64_t usec, void *userdata)
 {
         Watch *w = userdata;
 
-        reconcile_request(w->manager, RECONCILE_APPLY, RECONCILE_FULL, NULL);
-        if (!w->checked)
-                check_next(w, w->manager->volumes);
+        reconcile_request(w->manager, RECONCILE_APPLY, NULL);
+        if (!w->checked && !check_first(w, w->manager->volumes))
+                free(TAKE_PTR(w->checked));
         (void) sd_event_source_set_time_relative(s, with_jitter(w->manager->settings.reconcile_interval_usec));
         return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 }
@@ -395,6 +420,13 @@ int watch_start(Manager *m, Error *err)
         return 0;
 }
 
+void watch_reload(Manager *m)
+{
+        /* at once, and from then on with the new interval */
+        if (m->watch && sd_event_source_set_time_relative(m->watch->full_timer, 0) >= 0)
+                (void) sd_event_source_set_enabled(m->watch->full_timer, SD_EVENT_ONESHOT);
+}
+
 const char *watch_mount_source(const Manager *m)
 {
         return m->watch && m->watch->has_fanotify ? "fanotify" : "mountinfo";
@@ -411,6 +443,7 @@ void watch_free(Manager *m)
         sd_event_source_disable_unref(w->mount_resume);
         sd_event_source_disable_unref(w->look_timer);
         sd_event_source_disable_unref(w->full_timer);
+        sd_event_source_disable_unref(w->check_defer);
         close_fd(w->mount_fd);
         free(w->checked);
         free(w);

@@ -13,8 +13,15 @@
 #include "daemon/manager.h"
 
 int watch_start(Manager *m, Error *err);
+/* The settings have changed: a full look now. */
+void watch_reload(Manager *m);
 void watch_free(Manager *m);
-/* A health check has come to its end: the next may begin. */
-void watch_check_done(Manager *m);
+typedef enum CheckEnd {
+        CHECK_ENDED,
+        CHECK_GIVEN_UP,       /* its time is up; it may end later, or never */
+        CHECK_GIVEN_UP_ENDED, /* and now it has ended */
+} CheckEnd;
+/* A health check of the volume of this key has come to its end, or is not waited for: the next may begin. */
+void watch_check_done(Manager *m, const char *key, CheckEnd end);
 /* "fanotify" or "mountinfo": for status. */
 const char *watch_mount_source(const Manager *m);
