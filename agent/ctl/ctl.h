@@ -46,7 +46,7 @@ struct Verb {
 };
 
 extern const Verb verb_mount, verb_unmount, verb_list, verb_status, verb_explain, verb_reconcile, verb_stats,
-        verb_expand, verb_forget, verb_version;
+        verb_expand, verb_detach, verb_fence, verb_drain, verb_forget, verb_version;
 
 /* What getopt_long() returns for the options all verbs have; a verb's own are numbered from OPTION_OWN. */
 enum { OPTION_HELP = 256, OPTION_SOCKET, OPTION_JSON, OPTION_OWN };
@@ -69,11 +69,14 @@ ExitStatus ctl_usage(Ctl *c, const char *format, ...) _printf_(2, 3);
 /* Says on standard error what failed, with its remedy and its name. Returns the status for it. */
 ExitStatus ctl_fail(const Error *err);
 
-/* Connects on first use. Operations as in client.h. */
-int ctl_connect(Ctl *c, Error *err);
+/* Operations as in client.h: what may be asked again of the next berthd, if this one ends meanwhile; and what is asked once. */
+int ctl_ask(Ctl *c, ClientAsk ask, void *userdata, Error *err);
 int ctl_new_call(Ctl *c, const char *method, sd_bus_message **ret, Error *err);
 /* Sends and converts the answer's one value (NULL if it has none); the caller json_decref()s it. */
 int ctl_call(Ctl *c, sd_bus_message *call, json_t **ret, Error *err);
+/* --option KEY=VALUE and --secret-file KEY=FILE into a map. Negative when the verb is to return c->status. */
+int ctl_add_pair(Ctl *c, StrMap *map, const char *argument);
+int ctl_add_secret(Ctl *c, StrMap *map, const char *argument);
 /* The end of a call's encoding: r is what the append functions returned. */
 int ctl_encoded(int r, Error *err);
 

@@ -19,7 +19,8 @@
 
 static const Verb *const verbs[] = {
         &verb_mount,     &verb_unmount, &verb_list,   &verb_status, &verb_explain,
-        &verb_reconcile, &verb_stats,   &verb_expand, &verb_forget, &verb_version,
+        &verb_reconcile, &verb_stats,   &verb_expand, &verb_detach, &verb_fence,
+        &verb_drain,     &verb_forget,  &verb_version,
 };
 
 static const char common_help[] =
@@ -151,14 +152,14 @@ bool ctl_arguments(Ctl *c, int argc, char **argv, int n_min, int n_max)
         return false;
 }
 
-int ctl_connect(Ctl *c, Error *err)
+int ctl_ask(Ctl *c, ClientAsk ask, void *userdata, Error *err)
 {
-        return c->bus ? 0 : client_connect(c->socket, c->deadline_usec, &c->bus, err);
+        return client_ask(c->socket, c->deadline_usec, ask, userdata, err);
 }
 
 int ctl_new_call(Ctl *c, const char *method, sd_bus_message **ret, Error *err)
 {
-        int r = ctl_connect(c, err);
+        int r = c->bus ? 0 : client_connect(c->socket, c->deadline_usec, &c->bus, err);
 
         return r < 0 ? r : client_new_call(c->bus, method, ret, err);
 }

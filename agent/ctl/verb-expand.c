@@ -15,24 +15,35 @@ static char *format_size(const Ctl *c, const json_t *row)
 
 static const Column fields[] = { { .header = "Size", .format = format_size }, {} };
 
+typedef struct Expand {
+        const char *target;
+        uint64_t size, deadline_usec; /* the size asked for, then the one reached */
+} Expand;
+
+static int ask_expand(sd_bus *bus, void *userdata, Error *err)
+{
+        Expand *e = userdata;
+
+        return client_expand(bus, e->target, e->size, e->deadline_usec, &e->size, err);
+}
+
 static ExitStatus expand_run(Ctl *c, int argc, char **argv)
 {
         _cleanup_error_ Error err = ERROR_INIT;
-        uint64_t size, reached = 0;
+        Expand e = { .deadline_usec = c->deadline_usec };
         int r;
 
         if (!ctl_arguments(c, argc, argv, 2, 2))
                 return c->status;
-        if (parse_size(argv[optind + 1], &size) < 0)
+        if (parse_size(argv[optind + 1], &e.size) < 0)
                 return ctl_usage(c, "%s is not a size, such as 64M or 1G", argv[optind + 1]);
 
-        r = ctl_connect(c, &err);
-        if (r >= 0)
-                r = client_expand(c->bus, argv[optind], size, c->deadline_usec, &reached, &err);
+        e.target = argv[optind];
+        r = ctl_ask(c, ask_expand, &e, &err);
         if (r < 0)
                 return ctl_fail(&err);
 
-        _cleanup_json_ json_t *j = json_pack("{s:I}", "size", (json_int_t) reached);
+        _cleanup_json_ json_t *j = json_pack("{s:I}", "size", (json_int_t) e.size);
         if (c->json)
                 print_json(j);
         else

@@ -20,9 +20,11 @@ static char *format_targets(const Ctl *c, const json_t *row)
 static char *format_state(const Ctl *c, const json_t *row)
 {
         const char *state = json_string_value(json_object_get(row, "State")), *step = json_string_value(json_object_get(row, "Step"));
+        const char *health = json_string_value(json_object_get(row, "Health"));
+        bool ails = health && (strcmp(health, "degraded") == 0 || strcmp(health, "corrupted") == 0);
         char *s = NULL;
 
-        return asprintf(&s, step && *step ? "%s (%s)" : "%s", state ? state : "", step) < 0 ? NULL : s;
+        return asprintf(&s, step && *step ? "%s%s%s (%s)" : "%s%s%s", state ? state : "", ails ? ", " : "", ails ? health : "", step) < 0 ? NULL : s;
 }
 
 static const Column columns[] = {
@@ -64,7 +66,7 @@ const Verb verb_list = {
         .name = "list",
         .arguments = "",
         .summary = "List the volumes of this node",
-        .help = "TARGET is the directory where there is one, else how many there are. STATE is followed by the step that\n"
-                "runs, or waits for its repeat. With --json: an array of objects with the properties of io.berth.Volume1.\n",
+        .help = "TARGET is the directory where there is one, else how many there are. STATE is followed by its health if\n"
+                "it is not well (explain says why), and by the step that runs, or waits for its repeat. With --json: an array of objects with the properties of io.berth.Volume1.\n",
         .run = list_run,
 };

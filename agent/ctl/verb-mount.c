@@ -5,13 +5,8 @@
  * arguments are shown by ps. Blocks until the agent answers.
  */
 
-#include <fcntl.h>
-#include <string.h>
-
-#include "base/fd.h"
 #include "ctl.h"
 #include "output.h"
-#include "protocol/names.h"
 
 enum {
         OPTION_TARGET = OPTION_OWN,
@@ -43,41 +38,6 @@ static const struct option options[] = {
         {},
 };
 
-/* The file's content without one newline at its end; erased by the caller through the map. */
-static int read_secret(StrMap *secrets, const char *key, const char *path)
-{
-        char *content = NULL;
-        size_t size = 0;
-        int r = read_file_at(AT_FDCWD, path, REQUEST_STRING_MAX, &content, &size);
-        if (r < 0)
-                return r;
-
-        if (size > 0 && content[size - 1] == '\n')
-                content[--size] = 0;
-        r = memchr(content, 0, size) ? -EINVAL : strmap_add(secrets, key, content);
-        explicit_bzero(content, size);
-        free(content);
-        return r;
-}
-
-static int add_pair(Ctl *c, MountParams *p, int option, const char *argument)
-{
-        const char *value = strchr(argument, '=');
-        _cleanup_free_ char *key = value && value > argument ? strndup(argument, (size_t) (value - argument)) : NULL;
-        int r;
-
-        if (!key) {
-                ctl_usage(c, "--%s takes KEY=VALUE, not %s", option == OPTION_OPTION ? "option" : "secret-file", argument);
-                return -1;
-        }
-        r = option == OPTION_OPTION ? strmap_add(&p->source, key, value + 1) : read_secret(&p->secrets, key, value + 1);
-        if (r == -EEXIST)
-                ctl_usage(c, "%s is given twice", key);
-        else if (r < 0)
-                ctl_usage(c, "Cannot use the file %s: %s", value + 1, strerror(-r));
-        return r;
-}
-
 static int add_option(Ctl *c, MountParams *p, int option)
 {
         const struct {
@@ -91,8 +51,10 @@ static int add_option(Ctl *c, MountParams *p, int option)
         };
         int r = 0;
 
-        if (option == OPTION_OPTION || option == OPTION_SECRET_FILE)
-                return add_pair(c, p, option, optarg);
+        if (option == OPTION_OPTION)
+                return ctl_add_pair(c, &p->source, optarg);
+        if (option == OPTION_SECRET_FILE)
+                return ctl_add_secret(c, &p->secrets, optarg);
         if (option == OPTION_READ_ONLY)
                 p->read_only = true;
         else if (option == OPTION_MOUNT_OPTION)
@@ -105,11 +67,25 @@ static int add_option(Ctl *c, MountParams *p, int option)
         return r;
 }
 
+typedef struct Mount {
+        const MountParams *params;
+        uint64_t deadline_usec;
+        char *volume;
+} Mount;
+
+static int ask_mount(sd_bus *bus, void *userdata, Error *err)
+{
+        Mount *m = userdata;
+
+        return client_mount(bus, m->params, m->deadline_usec, &m->volume, err);
+}
+
 static ExitStatus mount_run(Ctl *c, int argc, char **argv)
 {
         _cleanup_mount_params_ MountParams p = MOUNT_PARAMS_INIT;
         _cleanup_error_ Error err = ERROR_INIT;
         _cleanup_free_ char *volume = NULL;
+        Mount m = { &p, c->deadline_usec, NULL };
         int option, r;
 
         while ((option = ctl_next_option(c, argc, argv, options)) != 0)
@@ -120,9 +96,8 @@ static ExitStatus mount_run(Ctl *c, int argc, char **argv)
         if (!p.target || !p.driver)
                 return ctl_usage(c, "--%s is missing", p.target ? "driver" : "target");
 
-        r = ctl_connect(c, &err);
-        if (r >= 0)
-                r = client_mount(c->bus, &p, c->deadline_usec, &volume, &err);
+        r = ctl_ask(c, ask_mount, &m, &err);
+        volume = m.volume;
         if (r < 0)
                 return ctl_fail(&err);
         if (c->json) {

@@ -22,14 +22,20 @@ static const Column fields[] = {
         { .header = "Volumes", .key = "volumes" },
         { .header = "Publishes", .key = "publishes" },
         { .header = "Requests at work", .key = "requests" },
+        { .header = "Quarantined", .key = "quarantined" },
         { .header = "Connections", .key = "connections" },
+        { .header = "Mount events", .key = "mountEvents" },
+        { .header = "System bus", .key = "systemBus" },
+        { .header = "Reconciles", .key = "reconciles" },
         { .header = "Dropped log lines", .key = "droppedLogLines" },
+        { .header = "Configuration not in force", .key = "reloadError", .alarming = true },
         {},
 };
 
 static const Column mounters[] = {
         { .header = "MOUNTER", .key = "kind" },
         { .header = "PID", .key = "pid" },
+        { .header = "VERSION", .key = "version" },
         { .header = "STATE", .key = "state" },
         { .header = "SINCE", .format = format_since },
         { .header = "OPERATIONS", .key = "operations" },

@@ -5,6 +5,18 @@
 #include "ctl.h"
 #include "output.h"
 
+typedef struct Unmount {
+        const char *target;
+        uint64_t deadline_usec;
+} Unmount;
+
+static int ask_unmount(sd_bus *bus, void *userdata, Error *err)
+{
+        const Unmount *u = userdata;
+
+        return client_unmount(bus, u->target, u->deadline_usec, err);
+}
+
 static ExitStatus unmount_run(Ctl *c, int argc, char **argv)
 {
         _cleanup_error_ Error err = ERROR_INIT;
@@ -12,9 +24,7 @@ static ExitStatus unmount_run(Ctl *c, int argc, char **argv)
 
         if (!ctl_arguments(c, argc, argv, 1, 1))
                 return c->status;
-        r = ctl_connect(c, &err);
-        if (r >= 0)
-                r = client_unmount(c->bus, argv[optind], c->deadline_usec, &err);
+        r = ctl_ask(c, ask_unmount, &(Unmount) { argv[optind], c->deadline_usec }, &err);
         if (r < 0)
                 return ctl_fail(&err);
         if (c->json) {

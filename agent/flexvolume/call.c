@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * The twelve calls of the kubelet. Each connects at most once and waits for the agent until the deadline, never longer.
+ * The twelve calls of the kubelet. Each asks the agent at most once, or once more if the agent ends meanwhile, and waits until the
+ * deadline, never longer.
  *
  * attach:true mode. attach and detach may be called by a controller on another node than the one that is to
  * have the volume; there is nothing to do there then, and the device is "". waitforattach hands on what attach
@@ -15,6 +16,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "build.h"
 #include "options.h"
 #include "protocol/client.h"
 #include "protocol/names.h"
@@ -27,7 +29,10 @@ typedef struct Call {
         uint64_t deadline_usec;
         Settings settings;
         MountParams params;
-        sd_bus *bus;
+        /* answers */
+        char *device;
+        uint64_t size;
+        bool attached;
 } Call;
 
 /* Fills *reply (with a new reference, NULL if out of memory) on success. */
@@ -37,7 +42,7 @@ static void call_done(Call *c)
 {
         settings_done(&c->settings);
         mount_params_done(&c->params);
-        sd_bus_flush_close_unrefp(&c->bus);
+        free(c->device);
 }
 
 static const char *config_file(void)
@@ -45,7 +50,7 @@ static const char *config_file(void)
         return getenv(BERTH_CONFIG_ENV);
 }
 
-static int call_connect(Call *c, Error *err)
+static int call_ask(Call *c, ClientAsk ask, Error *err)
 {
         _cleanup_error_ Error ignored = ERROR_INIT;
         const char *socket = getenv(BERTH_SOCKET_ENV);
@@ -53,7 +58,7 @@ static int call_connect(Call *c, Error *err)
         /* A broken configuration has kept the agent from starting: connecting then fails with the better words. */
         if (!socket && settings_load(&c->settings, config_file(), &ignored) >= 0)
                 socket = c->settings.socket;
-        return client_connect(socket, c->deadline_usec, &c->bus, err);
+        return client_ask(socket, c->deadline_usec, ask, c, err);
 }
 
 static int call_parse(Call *c, const char *json, Error *err)
@@ -102,6 +107,13 @@ static int call_not_supported(Call *c, json_t **reply, Error *err)
         return 0;
 }
 
+static int ask_mount(sd_bus *bus, void *userdata, Error *err)
+{
+        Call *c = userdata;
+
+        return client_mount(bus, &c->params, c->deadline_usec, NULL, err);
+}
+
 static int mount_at(Call *c, const char *target, const char *json, json_t **reply, Error *err)
 {
         int r = call_parse(c, json, err);
@@ -109,9 +121,7 @@ static int mount_at(Call *c, const char *target, const char *json, json_t **repl
         if (r >= 0 && str_replace(&c->params.target, target) < 0)
                 r = error_oom(err);
         if (r >= 0)
-                r = call_connect(c, err);
-        if (r >= 0)
-                r = client_mount(c->bus, &c->params, c->deadline_usec, NULL, err);
+                r = call_ask(c, ask_mount, err);
         if (r >= 0)
                 *reply = reply_success();
         return r;
@@ -129,13 +139,18 @@ static int call_mount_device(Call *c, json_t **reply, Error *err)
         return mount_at(c, c->args[0], c->args[2], reply, err);
 }
 
+static int ask_unmount(sd_bus *bus, void *userdata, Error *err)
+{
+        Call *c = userdata;
+
+        return client_unmount(bus, c->args[0], c->deadline_usec, err);
+}
+
 /* unmount DIRECTORY, unmountdevice DIRECTORY */
 static int call_unmount(Call *c, json_t **reply, Error *err)
 {
-        int r = call_connect(c, err);
+        int r = call_ask(c, ask_unmount, err);
 
-        if (r >= 0)
-                r = client_unmount(c->bus, c->args[0], c->deadline_usec, err);
         if (r >= 0)
                 *reply = reply_success();
         return r;
@@ -151,14 +166,18 @@ static int reply_device(const char *device, json_t **reply)
         return 0;
 }
 
+static int ask_attach(sd_bus *bus, void *userdata, Error *err)
+{
+        Call *c = userdata;
+
+        return client_attach(bus, &c->params, c->deadline_usec, &c->device, err);
+}
+
 static int attach_here(Call *c, json_t **reply, Error *err)
 {
-        _cleanup_free_ char *device = NULL;
-        int r = call_connect(c, err);
+        int r = call_ask(c, ask_attach, err);
 
-        if (r >= 0)
-                r = client_attach(c->bus, &c->params, c->deadline_usec, &device, err);
-        return r < 0 ? r : reply_device(device, reply);
+        return r < 0 ? r : reply_device(c->device, reply);
 }
 
 /* attach JSON NODE */
@@ -184,6 +203,13 @@ static int call_wait_for_attach(Call *c, json_t **reply, Error *err)
         return *c->args[0] ? attach_here(c, reply, err) : reply_device("", reply);
 }
 
+static int ask_detach(sd_bus *bus, void *userdata, Error *err)
+{
+        Call *c = userdata;
+
+        return client_detach(bus, c->args[0], c->deadline_usec, err);
+}
+
 /* detach NAME NODE */
 static int call_detach(Call *c, json_t **reply, Error *err)
 {
@@ -191,9 +217,7 @@ static int call_detach(Call *c, json_t **reply, Error *err)
         int r = is_this_node(c, c->args[1], &here, err);
 
         if (r >= 0 && here)
-                r = call_connect(c, err);
-        if (r >= 0 && here)
-                r = client_detach(c->bus, c->args[0], c->deadline_usec, err);
+                r = call_ask(c, ask_detach, err);
         if (r >= 0)
                 *reply = reply_success();
         return r;
@@ -209,40 +233,37 @@ static int find_attachment(const char *key, const char *type, sd_bus_message *m,
         int r = bus_read_strv(m, &names);
         if (r < 0)
                 return r;
-        if (!strv_contains(names, c->params.volume_name))
-                c->params.volume_name[0] = 0;
+        c->attached = strv_contains(names, c->params.volume_name);
         return 0;
 }
 
 /* Whether the agent holds the volume attached in the name that params has. */
-static int is_attached_here(Call *c, bool *ret, Error *err)
+static int ask_attached(sd_bus *bus, void *userdata, Error *err)
 {
         _cleanup_message_ sd_bus_message *m = NULL, *answer = NULL;
-        int r = call_connect(c, err);
+        Call *c = userdata;
+        int r = client_new_call(bus, "Explain", &m, err);
 
-        if (r >= 0)
-                r = client_new_call(c->bus, "Explain", &m, err);
         if (r >= 0 && bus_append_bytes(m, c->params.volume_name) < 0)
                 r = error_oom(err);
         if (r < 0)
                 return r;
-        r = client_call(c->bus, m, c->deadline_usec, &answer, err);
+        c->attached = true; /* unless the answer says otherwise */
+        r = client_call(bus, m, c->deadline_usec, &answer, err);
         if (r < 0 && err->code == ERROR_NOT_FOUND) {
                 error_done(err);
-                *ret = false;
+                c->attached = false;
                 return 0;
         }
         if (r >= 0 && bus_read_dict(answer, find_attachment, c) < 0)
                 r = error_set(err, ERROR_INTERNAL, EBADMSG, "berthd answered in an unknown form");
-        if (r >= 0)
-                *ret = *c->params.volume_name;
         return r;
 }
 
 /* isattached JSON NODE */
 static int call_is_attached(Call *c, json_t **reply, Error *err)
 {
-        bool here, attached = true; /* what attach told about another node */
+        bool here;
         int r = call_parse(c, c->args[0], err);
 
         if (r >= 0)
@@ -250,9 +271,9 @@ static int call_is_attached(Call *c, json_t **reply, Error *err)
         if (r >= 0 && here && !(c->params.volume_name && *c->params.volume_name))
                 r = error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "Option 'kubernetes.io/pvOrVolumeName' is missing");
         if (r >= 0 && here)
-                r = is_attached_here(c, &attached, err);
-        if (r >= 0)
-                *reply = json_pack("{s:s, s:b}", "status", "Success", "attached", attached);
+                r = call_ask(c, ask_attached, err);
+        if (r >= 0) /* of another node: what attach told about it */
+                *reply = json_pack("{s:s, s:b}", "status", "Success", "attached", !here || c->attached);
         return r;
 }
 
@@ -274,20 +295,24 @@ static int call_expand_volume(Call *c, json_t **reply, Error *err)
         return r;
 }
 
+static int ask_expand(sd_bus *bus, void *userdata, Error *err)
+{
+        Call *c = userdata;
+
+        return client_expand(bus, c->args[2], c->size, c->deadline_usec, &c->size, err);
+}
+
 /* expandfs JSON DEVICE DIRECTORY NEW OLD */
 static int call_expand_fs(Call *c, json_t **reply, Error *err)
 {
-        uint64_t size, reached = 0;
         int r = call_parse(c, c->args[0], err);
 
         if (r >= 0)
-                r = read_size(c->args[3], "new", &size, err);
+                r = read_size(c->args[3], "new", &c->size, err);
         if (r >= 0)
-                r = call_connect(c, err);
+                r = call_ask(c, ask_expand, err);
         if (r >= 0)
-                r = client_expand(c->bus, c->args[2], size, c->deadline_usec, &reached, err);
-        if (r >= 0)
-                *reply = reply_size(reached);
+                *reply = reply_size(c->size);
         return r;
 }
 
@@ -337,7 +362,8 @@ json_t *call_serve(const char *program, char *const *args, int n_args, uint64_t 
                 c.driver = tilde + 1;
 
         if (n_args < 1)
-                r = error_set(&err, ERROR_INVALID_ARGUMENT, EINVAL, "This is a FlexVolume driver, called by the kubelet; see berthctl for people");
+                r = error_set(&err, ERROR_INVALID_ARGUMENT, EINVAL,
+                              "This is the FlexVolume driver of berth " BERTH_VERSION ", which the kubelet calls; berthctl is for people");
         else
                 r = call_run(&c, args[0], n_args - 1, &reply, &err);
         return r < 0 ? reply_failure(&err) : reply;
