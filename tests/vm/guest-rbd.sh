@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash disable=SC2016 # expanded in the node
+#
+# What the cases of Ceph RBD share: nodes with berthd, volumes of the lab's Ceph mounted as the kubelet does it.
+
+driver=/usr/libexec/kubernetes/kubelet-plugins/volume/exec/berth~rbd/rbd
+# Of three monitors two are dead: nobody has these addresses.
+monitors=10.90.0.254:3300,10.90.0.250:6789,10.90.0.251:3300
+
+rbd_up() {
+        # the kernel client asks after its watches every 5 s by default, which is the whole of the lab's usual time
+        CEPH_WATCH_TIMEOUT=10 ceph_up
+        key=$(ceph_get kube_key)
+}
+
+admin() { # rbd or ceph, and its arguments
+        local program=$1
+        shift
+        timeout 60 "$program" -c "$(ceph_get conf)" "$@"
+}
+
+# name, size, features (default: those that berth's own examples have)
+rbd_image() {
+        admin rbd create --size "$2" --image-feature "${3-layering,exclusive-lock,object-map,fast-diff,deep-flatten}" "kube/$1"
+}
+
+rbd_node() { # name, address, lines of configuration
+        local name=$1 address=$2
+        shift 2
+        node "$name" --ip "$address/24"
+        node_start_berthd "$name" '[RBD]' 'MapOptions=osdkeepalive=2' "$@"
+}
+
+rbd_target() { # pod
+        echo "/var/lib/kubelet/pods/$1/volumes/berth~rbd/data"
+}
+
+# node, pod, image, further options as JSON (',"namespace":"a"'): the driver's answer
+rbd_mount() {
+        local target
+        target=$(rbd_target "$2")
+        on -t 150 "$1" "mkdir -p $target && $driver mount $target '{\"kubernetes.io/fsType\":\"${fs_type-ext4}\",\
+\"kubernetes.io/readwrite\":\"${access-rw}\",\"kubernetes.io/pod.name\":\"$2\",\"kubernetes.io/pod.namespace\":\"default\",\
+\"kubernetes.io/pod.uid\":\"$2\",\"kubernetes.io/pvOrVolumeName\":\"data\",\"kubernetes.io/secret/key\":\"$(base64 -w0 <<<"$key")\",\
+\"monitors\":\"$monitors\",\"pool\":\"kube\",\"user\":\"${user-kube}\",\"image\":\"$3\"${4-}}'"
+}
+
+rbd_mounts() { # the same, and it has to succeed
+        contains "mount of $3 on $1" '"Success"' "$(rbd_mount "$@")"
+}
+
+rbd_unmounts() { # node, pod
+        contains "unmount of $2 on $1" '"Success"' "$(on -t 150 "$1" "$driver unmount $(rbd_target "$2")")"
+}
+
+# Nothing of it is left on the node: no map, no mount, no record, no lock.
+rbd_clean() { # node
+        on "$1" 'test -z "$(ls /sys/bus/rbd/devices)" && ! grep -q rbd /proc/mounts &&
+                test -z "$(ls /run/berth/volumes /run/berth/locks 2>/dev/null | grep -v :)"'
+}
+
+# The same of rbd-nbd: no device, no process, no unit, no file with a key.
+nbd_clean() { # node
+        on "$1" '! cat /sys/block/nbd*/pid 2>/dev/null && ! pidof rbd-nbd && ! ls -A /run/berth/nbd 2>/dev/null | grep . &&
+                test -z "$(systemctl list-units --all --no-legend "berth-nbd-*")" && ! grep -q /dev/nbd /proc/mounts &&
+                test -z "$(ls /run/berth/volumes /run/berth/locks 2>/dev/null | grep -v :)"'
+}
+
+nbd_device() { # node, pod: "nbd0"
+        on "$1" "findmnt -no SOURCE $(rbd_target "$2") | sed 's,/dev/,,'"
+}
+
+# A suite of tests/integration over the driver rbd: node, seconds, its name, which of its tests, assignments for the environment.
+rbd_suite() {
+        local output
+        output=$(mktemp "${case_dir:?}/$3.XXXX.output")
+        on "$1" test -d /var/lab-suites || node_put_suites "$1"
+        on -t "$2" "$1" "cd / && env LD_LIBRARY_PATH=/var/lab-suites/lib BERTH_TEST_DRIVER=rbd BERTH_TEST_RBD_MONITOR=10.90.0.254:3300 \
+BERTH_TEST_RBD_USER=kube BERTH_TEST_RBD_KEY='${key:?}' $5 /var/lab-suites/tests/integration/integration-$3 --filter '$4' --verbose -j1" >"$output" 2>&1 || {
+                tail -n 200 "$output"
+                fail "the suite $3 in the guest: $(suite_reason "$output")"
+        }
+        tail -n 40 "$output"
+        # a test that skips itself, or a filter that fits nothing, is none
+        contains "tests were run" 'Passing: 1 ' "$(sed 's/\x1b\[[0-9;]*m//g' "$output")"
+        refused "something is left" on "$1" 'ls /sys/bus/rbd/devices | grep . || grep -e " ceph " /proc/keys || grep rbd /proc/mounts'
+}
+
+# As the cluster tells it.
+rbd_nobody_watches() {
+        local name
+        for name in $(admin rbd ls kube); do
+                refused "a watcher of $name" --with '' eval "admin rbd status kube/$name | grep watcher="
+        done
+}
