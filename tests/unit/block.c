@@ -201,17 +201,17 @@ Test(block, memory)
         _cleanup_error_ Error err = ERROR_INIT;
         struct stat st;
 
-        cr_assert_eq(block_was_formatted(&m, "image-1", &err), 0);
-        cr_assert_eq(block_remember(&m, "image-1", NULL, "ext4", "uuid", 42, &err), 0, "%s", err.text);
-        cr_assert_eq(block_was_formatted(&m, "image-1", &err), 1);
-        cr_assert_eq(block_was_formatted(&m, "image-2", &err), 0);
+        cr_assert_eq(block_was_formatted(&m, &(BlockStorage) { .lasting_id = "image-1" }, &err), 0);
+        cr_assert_eq(block_remember(&m, &(BlockStorage) { .lasting_id = "image-1" }, NULL, "ext4", "uuid", 42, &err), 0, "%s", err.text);
+        cr_assert_eq(block_was_formatted(&m, &(BlockStorage) { .lasting_id = "image-1" }, &err), 1);
+        cr_assert_eq(block_was_formatted(&m, &(BlockStorage) { .lasting_id = "image-2" }, &err), 0);
         cr_assert_eq(fstatat(m.state_fd, "volumes", &st, 0), 0);
         cr_assert_eq(st.st_mode & 07777, 0700);
         cr_assert_eq(fstatat(m.state_fd, "volumes/image-1.json", &st, 0), 0);
         cr_assert_eq(st.st_mode & 07777, 0600);
-        cr_assert_eq(block_forget(&m, "image-1", &err), 0);
-        cr_assert_eq(block_forget(&m, "image-1", &err), 0, "a repeat failed");
-        cr_assert_eq(block_was_formatted(&m, "image-1", &err), 0);
+        cr_assert_eq(block_forget(&m, &(BlockStorage) { .lasting_id = "image-1" }, &err), 0);
+        cr_assert_eq(block_forget(&m, &(BlockStorage) { .lasting_id = "image-1" }, &err), 0, "a repeat failed");
+        cr_assert_eq(block_was_formatted(&m, &(BlockStorage) { .lasting_id = "image-1" }, &err), 0);
         mounter_remove(&m);
 }
 
@@ -224,10 +224,10 @@ Test(block, lasting_names)
 
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
                 cr_assert_null(state_file_name(names[i]), "'%s'", names[i]);
-                cr_assert(block_remember(&m, names[i], NULL, "ext4", "uuid", 42, &err) < 0);
+                cr_assert(block_remember(&m, &(BlockStorage) { .lasting_id = names[i] }, NULL, "ext4", "uuid", 42, &err) < 0);
                 cr_assert_eq(err.code, ERROR_RECORD_FAILED);
-                cr_assert_eq(block_was_formatted(&m, names[i], &err), 1);
-                cr_assert_eq(intent_exists(&m, names[i]), 1);
+                cr_assert_eq(block_was_formatted(&m, &(BlockStorage) { .lasting_id = names[i] }, &err), 1);
+                cr_assert_eq(intent_exists(&m, &(BlockStorage) { .lasting_id = names[i] }, &err), 1);
         }
         mounter_remove(&m);
 }

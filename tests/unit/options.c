@@ -23,10 +23,12 @@ static char *checked(const char *fs_type, const char *option, bool read_only, Er
 
 Test(options, what_is_always_there)
 {
-        _cleanup_free_ char *rw = checked("ext4", NULL, false, ERROR_NONE), *ro = checked("", NULL, true, ERROR_NONE);
+        _cleanup_free_ char *rw = checked("xfs", NULL, false, ERROR_NONE), *ro = checked("", NULL, true, ERROR_NONE),
+                            *ext4 = checked("", NULL, false, ERROR_NONE);
 
         cr_assert_str_eq(rw, "rw,nosuid,nodev");
         cr_assert_str_eq(ro, "ro,nosuid,nodev");
+        cr_assert_str_eq(ext4, "rw,nosuid,nodev,noinit_itable");
 }
 
 Test(options, order_is_kept)
@@ -35,7 +37,7 @@ Test(options, order_is_kept)
         _cleanup_free_ char *joined = NULL;
 
         cr_assert(fs_options_check("ext4", options, false, &joined, NULL) >= 0);
-        cr_assert_str_eq(joined, "rw,nosuid,nodev,noatime,commit=30,errors=remount-ro");
+        cr_assert_str_eq(joined, "rw,nosuid,nodev,noinit_itable,noatime,commit=30,errors=remount-ro");
 }
 
 Test(options, allowed)

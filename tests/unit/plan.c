@@ -427,6 +427,20 @@ Test(plan, unknown_mount_below_the_staging_directory)
         EXPECT(&s, REPORT(A, STAGE(A), "no device of a volume explains"), REPORT("something", STAGE("something"), "no device of a volume explains"));
 }
 
+/* An operator has mounted something inside of a volume, by way of its stage: told once, however many layers there are. */
+Test(plan, mount_inside_of_a_stage)
+{
+        Snapshot s = {};
+
+        healthy(&s, A, LOOP(1), TARGETS(T1));
+        for (unsigned i = 0; i < 2; i++) {
+                add_mount(&s, STAGE(A) "/sub", NULL, LOOP(7), "/");
+                s.mounts[s.n_mounts - 1].is_target = false;
+                s.mounts[s.n_mounts - 1].within = strdup(A);
+        }
+        EXPECT(&s, { .type = PLAN_REPORT, .volume = A, .target = STAGE(A) "/sub", .reason = "inside of a stage" });
+}
+
 Test(plan, unknown_mount_that_a_silent_mounter_may_know)
 {
         Snapshot s = {};
@@ -600,6 +614,24 @@ Test(plan, device_that_the_scan_left_out)
         healthy(&s, A, LOOP(1), TARGETS(T1));
         VOLUME(&s, UNPUBLISHED, .key = B, .state = VOLUME_ATTACHED, .device = LOOP(2), .device_present = true, .attached_by_name = true);
         EXPECT_NOTHING(&s);
+}
+
+/* Reported and left alone, beside a map of berth's own too; one that a volume uses is its own affair, and loop devices are everywhere. */
+Test(plan, maps_of_others)
+{
+        Snapshot s = {};
+
+        scanned(&s, "loop");
+        scanned(&s, "rbd");
+        device(&s, B, LOOP(3), FOREIGN);
+        healthy(&s, "rbd-1", makedev(252, 0), TARGETS(T1));
+        device(&s, "rbd-1", makedev(252, 0), OWN);
+        device(&s, "rbd-1", makedev(252, 16), FOREIGN);
+        healthy(&s, "rbd-2", makedev(252, 32), TARGETS(T2));
+        device(&s, "rbd-2", makedev(252, 32), FOREIGN);
+        device(&s, "rbd-3", makedev(252, 48), FOREIGN);
+        EXPECT(&s, { PLAN_REPORT, "rbd-1", "/dev/loop", "somebody else has made", 0, false, false },
+               { PLAN_REPORT, "rbd-3", "/dev/loop", "somebody else has made", 0, false, false });
 }
 
 Test(plan, kind_that_did_not_answer)
@@ -1107,4 +1139,55 @@ Test(plan, random_snapshots)
                                   "SEED=%u: it does not come to rest:%s\nand then%s", first + i, all, rest);
         }
         cr_assert_gt(n_steps, N_RANDOM, "the snapshots give too little to do");
+}
+
+/* ---- servers ---- */
+
+#define SUPERBLOCK(n) makedev(0, n)
+#define NFS "nfs-0123456789abcdef0123456789abcdef"
+
+static void nfs_published(Snapshot *s, const char *target, dev_t device)
+{
+        published(s, target, device);
+        free(s->mounts[s->n_mounts - 1].fs_type);
+        s->mounts[s->n_mounts - 1].fs_type = strdup("nfs4");
+}
+
+/* A Mount found the stage stale and made it anew: what shows the old one is of no use, and the record of it alone would hide it. */
+Test(plan, mounts_of_a_stage_that_was_replaced)
+{
+        Snapshot s = {};
+
+        scanned(&s, "nfs");
+        VOLUME(&s, TARGETS(T1, T2, T3), .key = NFS, .state = VOLUME_STAGED, .device = SUPERBLOCK(50), .device_present = true,
+               .health = VOLUME_HEALTH_OK);
+        staged(&s, NFS, SUPERBLOCK(50));
+        device(&s, NFS, SUPERBLOCK(50), OWN);
+        nfs_published(&s, T1, SUPERBLOCK(49)); /* left behind */
+        nfs_published(&s, T2, SUPERBLOCK(50));
+        published(&s, T3, makedev(8, 1)); /* somebody else's: reported by the record's end, never touched */
+        EXPECT(&s, { PLAN_UNPUBLISH, NFS, T1, "earlier stage" }, DROP(NFS, T3, "something else"));
+}
+
+/* A stage whose server has forgotten it: away with it and with what shows it; one that does not answer is left as it is. */
+Test(plan, servers_stale_and_silent)
+{
+        Snapshot s = {};
+
+        scanned(&s, "nfs");
+        healthy(&s, NFS, SUPERBLOCK(50), TARGETS(T1));
+        s.volumes[0].health = VOLUME_HEALTH_CORRUPTED;
+        device(&s, NFS, SUPERBLOCK(50), OWN);
+        EXPECT(&s, UNPUBLISH(NFS, T1));
+
+        scanned(&s, "nfs");
+        healthy(&s, NFS, SUPERBLOCK(50), TARGETS(T1));
+        s.volumes[0].health = VOLUME_HEALTH_UNKNOWN;
+        device(&s, NFS, SUPERBLOCK(50), OWN);
+        EXPECT_NOTHING(&s);
+
+        /* a mounter did not answer, and neither stage nor record is judged by that */
+        cr_assert(strv_append(&s.silent, "nfs") >= 0);
+        healthy(&s, NFS, SUPERBLOCK(50), TARGETS(T1));
+        EXPECT_NOTHING(&s);
 }

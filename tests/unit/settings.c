@@ -237,6 +237,133 @@ Test(settings, mounters_see_the_same)
         cr_assert_not(seen.loop_direct_io);
 }
 
+/* The file that the printed settings make. */
+static char *print_settings(const Settings *s)
+{
+        char *text = NULL;
+        size_t size = 0;
+        FILE *file = open_memstream(&text, &size);
+
+        cr_assert(file);
+        settings_print(s, file);
+        cr_assert_eq(fclose(file), 0);
+        return text;
+}
+
+Test(settings, what_is_printed_is_read_back_alike)
+{
+        _cleanup_settings_ Settings s = SETTINGS_INIT, again = SETTINGS_INIT;
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_free_ char *printed = NULL, *printed_again = NULL;
+
+        put(config, "[Agent]\nRequestTimeoutSec=1500ms\nLingerSec=5min\n[Targets]\nAllow=/srv/a /srv/b,/srv/c\n"
+                    "[Loop]\nDirectIO=no\n[Format]\nMaxProofBytes=3G\n[FlexVolume]\nNodeName=node-1\n");
+        cr_assert_eq(settings_load(&s, config, &err), 0, "%s", err.text);
+        printed = print_settings(&s);
+        cr_assert(strstr(printed, "RequestTimeoutSec=1500000us\n"), "%s", printed);
+        cr_assert(strstr(printed, "LingerSec=300\n"), "%s", printed);
+        cr_assert(strstr(printed, "Allow=/srv/a /srv/b /srv/c\n"), "%s", printed);
+        cr_assert(strstr(printed, "MaxProofBytes=3G\n"), "%s", printed);
+        cr_assert(strstr(printed, "NodeName=node-1\n"), "%s", printed);
+
+        put(config, printed);
+        cr_assert_eq(settings_load(&again, config, &err), 0, "%s\n%s", err.text, printed);
+        printed_again = print_settings(&again);
+        cr_assert_str_eq(printed_again, printed);
+}
+
+/* What berthd has not accepted counts for no mounter: neither the file nor its drop-ins are read again. */
+Test(settings, mounters_read_no_file)
+{
+        _cleanup_settings_ Settings s = SETTINGS_INIT, seen = SETTINGS_INIT;
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_strv_ char **rest = NULL, **passed = NULL, **argv = NULL, **none = NULL;
+
+        put(config, "[Loop]\nDirectories=/a b,/c\n[Agent]\nStepTimeoutSec=7\n[FlexVolume]\nNodeName=a=b c\n");
+        cr_assert_eq(from_arguments(&s, ARGV("--config", config), &rest, &err), 0);
+        put(config, "[Loop]\nNoSuchKey=1\n");
+        cr_assert_eq(settings_to_arguments(&s, &passed), 0);
+        cr_assert_eq(strv_append(&argv, "mounter"), 0);
+        STRV_FOREACH (a, passed)
+                cr_assert_eq(strv_append(&argv, *a), 0);
+        /* of a newer berthd */
+        cr_assert(strv_append(&argv, "--set=New.Key=1") == 0 && strv_append(&argv, "--set=NewKey=1") == 0);
+        cr_assert_eq(from_arguments(&seen, argv, &none, &err), 0, "%s", str_or(err.text, ""));
+        cr_assert_eq(strv_length(none), 0);
+        cr_assert(strv_equal(seen.loop_directories, s.loop_directories) && strv_length(seen.loop_directories) == 3);
+        cr_assert_eq(seen.step_timeout_usec, 7000000);
+        cr_assert_str_eq(seen.node_name, "a=b c");
+}
+
+Test(settings, bad_given_values_are_refused)
+{
+        char *const bad[] = { (char *) "--set=Mounters.Warm=many", (char *) "--set=Mounters.Warm", (char *) "--set" };
+
+        for (size_t i = 0; i < ELEMENTSOF(bad); i++) {
+                _cleanup_settings_ Settings s = SETTINGS_INIT;
+                _cleanup_error_ Error err = ERROR_INIT;
+                _cleanup_strv_ char **rest = NULL;
+
+                cr_assert_lt(from_arguments(&s, ARGV("--no-config", bad[i]), &rest, &err), 0, "%s", bad[i]);
+                error_done(&err);
+        }
+}
+
+static int reload(Settings *s, char **argv, char ***fixed, Error *err)
+{
+        return settings_reload(s, (int) strv_length(argv), argv, fixed, err);
+}
+
+Test(settings, reload_keeps_paths_and_names_them)
+{
+        _cleanup_settings_ Settings s = SETTINGS_INIT;
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_strv_ char **rest = NULL, **fixed = NULL;
+        char **argv = ARGV("--config", config, "--runtime-dir=/r");
+
+        put(config, "[Paths]\nStateDirectory=/one\n[Mounters]\nWarm=1\n");
+        cr_assert_eq(from_arguments(&s, argv, &rest, &err), 0);
+        put(config, "[Paths]\nStateDirectory=/two\nRuntimeDirectory=/not/this\nKubeletRoot=/k\n[Mounters]\nWarm=2\nMax=9\n");
+        cr_assert_eq(reload(&s, argv, &fixed, &err), 0, "%s", str_or(err.text, ""));
+        cr_assert_eq(strv_length(fixed), 2, "the command line wins over the third");
+        cr_assert(strv_contains(fixed, "StateDirectory") && strv_contains(fixed, "KubeletRoot"));
+        cr_assert_str_eq(s.state_dir, "/one");
+        cr_assert_str_eq(s.runtime_dir, "/r");
+        cr_assert_str_eq(s.kubelet_root_resolved, "/var/lib/kubelet");
+        cr_assert_str_eq(s.loop_directories[0], "/one/loop", "a default follows what is in force");
+        cr_assert(s.mounters_warm == 2 && s.mounters_max == 9);
+
+        /* what is no longer set has its default again, for mounters too */
+        _cleanup_strv_ char **none = NULL, **passed = NULL;
+        put(config, "[Paths]\nStateDirectory=/one\n");
+        cr_assert_eq(reload(&s, argv, &none, &err), 0);
+        cr_assert_null(none);
+        cr_assert_eq(s.mounters_max, 16);
+        cr_assert_eq(settings_to_arguments(&s, &passed), 0);
+        STRV_FOREACH (a, passed)
+                cr_assert_null(strstr(*a, "Mounters"), "%s", *a);
+}
+
+Test(settings, reload_of_a_wrong_file_changes_nothing)
+{
+        _cleanup_settings_ Settings s = SETTINGS_INIT;
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_strv_ char **rest = NULL, **fixed = NULL;
+
+        put(config, "[Mounters]\nWarm=1\n");
+        cr_assert_eq(from_arguments(&s, ARGV("--config", config), &rest, &err), 0);
+        put(config, "[Mounters]\nWarm=3\nMax=many\n");
+        cr_assert_lt(reload(&s, ARGV("--config", config), &fixed, &err), 0);
+        cr_assert(strstr(err.text, "many"), "%s", err.text);
+        cr_assert_null(fixed);
+        cr_assert(s.mounters_warm == 1 && s.mounters_max == 16);
+
+        error_done(&err);
+        cr_assert_eq(unlink(config), 0);
+        cr_assert_lt(reload(&s, ARGV("--config", config), &fixed, &err), 0, "the file is gone");
+        cr_assert_eq(s.mounters_warm, 1);
+}
+
 Test(settings, kubelet_root_is_resolved)
 {
         _cleanup_settings_ Settings s = SETTINGS_INIT;

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/* daemon/store.h: what a record holds is what is written again, also what this version does not know. */
+
+#include <criterion/criterion.h>
+
+#include "daemon/store.h"
+
+#include <jansson.h>
+#include <string.h>
+
+#define RECORD(more)                                                                                                  \
+        "{\"version\":1,\"key\":\"loop-1-2-3\",\"identity\":\"loop:1:2:3\",\"driver\":\"loop\",\"source\":{\"path\":\"/a\"}," \
+        "\"state\":\"attached\",\"step\":\"\"" more "}"
+
+static json_t *rewritten(const char *text, char **ret_unknown)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        Manager m = {};
+        Volume *v = NULL;
+
+        cr_assert(store_parse(&m, text, strlen(text), &v, &err) >= 0, "%s", err.text);
+        _cleanup_free_ char *written = store_serialize(v);
+        cr_assert_not_null(written);
+        *ret_unknown = v->unknown ? strdup(v->unknown) : NULL;
+        volume_free(v);
+        return json_loads(written, JSON_REJECT_DUPLICATES, NULL);
+}
+
+Test(record, unknown_keys_are_kept)
+{
+        _cleanup_free_ char *unknown = NULL;
+        json_t *o = rewritten(RECORD(",\"later\":{\"a\":[1,null]},\"other\":\"x\""), &unknown);
+        const json_t *later = json_object_get(o, "later");
+
+        cr_assert_eq(json_array_size(json_object_get(later, "a")), 2);
+        cr_assert_str_eq(json_string_value(json_object_get(o, "other")), "x");
+        cr_assert_str_eq(json_string_value(json_object_get(o, "state")), "attached");
+        json_decref(o);
+}
+
+Test(record, known_keys_are_not_unknown)
+{
+        _cleanup_free_ char *unknown = NULL, *again = NULL;
+        json_t *o = rewritten(RECORD(""), &unknown);
+        _cleanup_free_ char *text = json_dumps(o, JSON_COMPACT);
+        json_t *second = rewritten(text, &again);
+
+        cr_assert_null(unknown);
+        cr_assert_null(again, "berth does not know what it writes itself: %s", again);
+        cr_assert(json_equal(o, second));
+        json_decref(o);
+        json_decref(second);
+}
