@@ -38,11 +38,27 @@ char *format(const char *text, ...)
         return s;
 }
 
+/* ---- chance ---- */
+
+uint64_t chance(uint64_t *state)
+{
+        uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
+
+        z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+        z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+        return z ^ z >> 31;
+}
+
+unsigned below(uint64_t *state, unsigned n)
+{
+        return (unsigned) (chance(state) % n);
+}
+
 /* ---- calls ---- */
 
 MountParams volume_params(const Volume *v, const char *target)
 {
-        MountParams p = loop_params(target, v->image, v->fs_type, v->read_only);
+        MountParams p = (v->params ? v->params : loop_params)(target, v->image, v->fs_type, v->read_only);
 
         if ((v->option && strv_append(&p.mount_options, v->option) < 0) ||
             (v->size && strmap_set(&p.source, "size", v->size) < 0) || (v->name && str_replace(&p.volume_name, v->name) < 0))

@@ -16,6 +16,11 @@
 /* A printf that aborts when out of memory. */
 char *format(const char *text, ...) _printf_(1, 2);
 
+/* ---- chance: the same numbers from the same state ---- */
+
+uint64_t chance(uint64_t *state);
+unsigned below(uint64_t *state, unsigned n);
+
 /* ---- one call on a connection of its own; ERROR_NONE on success ---- */
 
 typedef struct Volume {
@@ -25,6 +30,8 @@ typedef struct Volume {
         const char *size;    /* option size= of the source, or NULL */
         const char *name;    /* volumeName, or NULL */
         bool read_only;
+        /* What the driver's requests say; NULL: loop_params() */
+        MountParams (*params)(const char *target, const char *image, const char *fs_type, bool read_only);
 } Volume;
 
 MountParams volume_params(const Volume *v, const char *target);

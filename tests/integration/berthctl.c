@@ -116,7 +116,7 @@ Test(berthctl, usage)
         EXPECT(&f, USAGE, "missing", "forget", "--formatted");
         EXPECT(&f, USAGE, "Too many", "version", "a");
         static const char *const verbs[] = { "mount",     "unmount", "list",   "status", "explain",
-                                             "reconcile", "stats",   "expand", "forget", "version" };
+                                             "reconcile", "stats",   "expand", "drain",  "forget", "version" };
         for (size_t i = 0; i < ELEMENTSOF(verbs); i++) {
                 _cleanup_free_ char *synopsis = format("berthctl %s", verbs[i]);
                 EXPECT(&f, DONE, synopsis, (char *) verbs[i], "--help");

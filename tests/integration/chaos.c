@@ -4,15 +4,17 @@
  * Random kills. Clients (processes) mount, write with checksums, verify, unmount in random order, alone and sharing volumes, and give
  * requests up in the middle, while berthd and its mounters get SIGKILL at random times. After each kill: no target mounted
  * twice, no image with two devices. Every so many kills the clients pause, and kernel and records must tell the same, to the last file.
+ * The driver is the one that storage.h finds in the environment.
  * Data is verified at every mount, and the UUID of each file system that berth made: formatted twice would be another.
  *
- * BERTH_CHAOS="kills=N seed=S clients=C" in the environment chooses (tests/chaos does). What happened is written into shared memory;
- * a failure prints the seed and the end of that. The seed fixes what everybody wants to do, not how fast they are at it.
+ * BERTH_CHAOS="kills=N seed=S clients=C pause=MSEC check=K" in the environment chooses (tests/chaos does): pause is the longest time between
+ * two kills, check after how many everybody pauses. What happened is written into shared memory; a failure prints the seed and the end
+ * of that. The seed fixes what everybody wants to do, not how fast they are at it.
  */
 
 #include <criterion/criterion.h>
 
-#include "agent-client.h"
+#include "storage.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
@@ -36,14 +38,17 @@
 #define PAYLOAD 16384U
 #define HISTORY_MAX 8192U
 #define HISTORY_SHOWN 300U
-#define CALL_SECONDS 90.0
+#define CALL_SECONDS 240.0
 #define SETTLE_SECONDS 30.0
 #define KILLS_A_CHECK 10U
+#define PAUSE_MSEC 120U
+#define KILLS_A_LINE 500U
+#define AGENT_CONFIG "[Agent]\nLingerSec=1\n"
 
 typedef enum OwnKind {
         OWN_FORMATTED, /* a file system from before */
         OWN_BLANK,     /* a blank image each time: formatted by the first mount */
-        OWN_MISSING,   /* made by the first mount */
+        OWN_MISSING,   /* made by the first mount, where the driver does that */
         _OWN_KIND_MAX,
 } OwnKind;
 
@@ -75,27 +80,14 @@ typedef struct World {
 
 typedef struct Chaos {
         Fixture f;
+        const Storage *storage;
         World *w; /* shared with the clients */
-        unsigned n_kills, n_clients;
+        unsigned n_kills, n_clients, pause_msec, kills_a_check;
         uint64_t seed, random;
         double began;
 } Chaos;
 
-/* ---- chance, and what happened ---- */
-
-static uint64_t chance(uint64_t *state)
-{
-        uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15); /* splitmix64 */
-
-        z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-        z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-        return z ^ z >> 31;
-}
-
-static unsigned below(uint64_t *state, unsigned n)
-{
-        return (unsigned) (chance(state) % n);
-}
+/* ---- what happened ---- */
 
 static void pause_msec(unsigned msec)
 {
@@ -196,11 +188,17 @@ static bool is_passing(ErrorCode code)
         }
 }
 
+static Volume client_volume(const Self *s, unsigned slot)
+{
+        return (Volume) { .image = s->c->slots[slot].image, .fs_type = "ext4", .params = s->x->storage->params,
+                          .size = slot == OWN && s->kind == OWN_MISSING ? "8M" : NULL };
+}
+
 static void client_repeat(Self *s, unsigned slot, bool mount)
 {
         _cleanup_free_ char *target = client_target(s, slot);
         const char *what = mount ? "mount" : "unmount", *image = s->c->slots[slot].image;
-        Volume v = { .image = image, .fs_type = "ext4", .size = slot == OWN && s->kind == OWN_MISSING ? "8M" : NULL };
+        Volume v = client_volume(s, slot);
         double end = now_seconds() + CALL_SECONDS;
         unsigned n = 0;
 
@@ -226,19 +224,18 @@ static void client_repeat(Self *s, unsigned slot, bool mount)
                         CLIENT_FAIL(s, "client %u: %s of %s: no success in %.0f s and %u tries", s->number, what, image, CALL_SECONDS, n);
                 if (atomic_load(&s->x->w->failed))
                         client_end(s);
-                pause_msec(5 + below(&s->random, 40));
+                pause_msec((5 + below(&s->random, 40)) * (s->x->pause_msec > PAUSE_MSEC ? 5 : 1)); /* asking takes an emulated processor */
         }
         s->c->slots[slot].mounted = mount;
         s->c->n_mounts += mount;
-        note(s->x, "client %u: %sed v%u (%.80s), try %u", s->number, what, slot, strrchr(image, '/'), n);
+        note(s->x, "client %u: %sed v%u (%.80s), try %u", s->number, what, slot, strrchr(image, '/') ? strrchr(image, '/') + 1 : image, n);
 }
 
 /* Sends the request and dies before the answer, as far as the agent can tell. */
 static void client_give_up(Self *s, unsigned slot)
 {
         _cleanup_free_ char *target = client_target(s, slot);
-        Volume v = { .image = s->c->slots[slot].image, .fs_type = "ext4",
-                     .size = slot == OWN && s->kind == OWN_MISSING ? "8M" : NULL };
+        Volume v = client_volume(s, slot);
         _cleanup_mount_params_ MountParams p = volume_params(&v, target);
         uint64_t deadline = now_boottime_usec() + below(&s->random, 40000);
         _cleanup_bus_ sd_bus *bus = NULL;
@@ -325,10 +322,9 @@ static void client_unmount_slot(Self *s, unsigned slot)
 static void client_check_uuid(Self *s)
 {
         const char *image = s->c->slots[OWN].image;
-        _cleanup_close_ int fd = open(image, O_RDONLY | O_CLOEXEC);
         uint8_t uuid[16];
 
-        if (fd < 0 || pread(fd, uuid, sizeof(uuid), 1024 + 0x68) != (ssize_t) sizeof(uuid))
+        if (!s->x->storage->read(image, 1024 + 0x68, uuid, sizeof(uuid)))
                 CLIENT_FAIL(s, "client %u: cannot read %s: %s", s->number, image, strerror(errno));
         if (s->has_uuid && memcmp(uuid, s->uuid, sizeof(uuid)) != 0)
                 CLIENT_FAIL(s, "client %u: %s was formatted a second time", s->number, image);
@@ -342,12 +338,10 @@ static void client_new_image(Self *s)
 
         slot->sequence = 0;
         s->has_uuid = false;
-        snprintf(slot->image, sizeof(slot->image), "%s/own-%u-%" PRIu64, s->x->f.image_dir, s->number, s->n_images++);
-        if (s->kind == OWN_MISSING)
-                return;
-        _cleanup_close_ int fd = open(slot->image, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (fd < 0 || ftruncate(fd, IMAGE_SIZE) < 0)
-                CLIENT_FAIL(s, "client %u: cannot make %s: %s", s->number, slot->image, strerror(errno));
+        _cleanup_free_ char *name = format("own-%u-%" PRIu64, s->number, s->n_images++),
+                            *image = s->kind == OWN_MISSING ? s->x->storage->name(&s->x->f, name)
+                                                            : s->x->storage->make(&s->x->f, name, IMAGE_SIZE);
+        snprintf(slot->image, sizeof(slot->image), "%s", image);
 }
 
 static void client_use(Self *s, unsigned slot)
@@ -374,6 +368,8 @@ static void client_main(Chaos *x, unsigned number)
         Self s = { .x = x, .number = number, .c = &x->w->clients[number], .kind = (OwnKind) (number % _OWN_KIND_MAX) };
 
         (void) prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (s.kind == OWN_MISSING && !x->storage->makes_images)
+                s.kind = OWN_BLANK;
         s.random = x->seed + number * UINT64_C(1000003) + 1;
         while (!atomic_load(&x->w->stop)) {
                 client_pause(&s);
@@ -386,8 +382,8 @@ static void client_main(Chaos *x, unsigned number)
                 for (unsigned n = 1 + below(&s.random, 3); n > 0; n--)
                         client_use(&s, OWN);
                 s.c->n_formats += s.has_uuid;
-                if (s.kind != OWN_FORMATTED)
-                        (void) unlink(s.c->slots[OWN].image);
+                if (s.kind != OWN_FORMATTED && x->storage->drops_used)
+                        x->storage->remove(s.c->slots[OWN].image);
         }
         /* whoever has left is paused for good */
         atomic_store(&s.c->paused, true);
@@ -411,10 +407,10 @@ static void clients_start(Chaos *x)
 
 typedef struct Check {
         Chaos *x;
-        unsigned n_mounts, n_loops, n_images, n_targets;
+        unsigned n_mounts, n_devices, n_images, n_targets;
         const char *images[CLIENTS_MAX * SLOTS]; /* of the volumes that somebody has mounted, each once */
-        char *loops[CLIENTS_MAX * SLOTS * 2]; /* the images */
-        char loop_names[CLIENTS_MAX * SLOTS * 2][16];
+        char *devices[CLIENTS_MAX * SLOTS * 2]; /* the images */
+        char device_names[CLIENTS_MAX * SLOTS * 2][16];
         char *found_mounts[CLIENTS_MAX * SLOTS * 2];
         char problem[512];
 } Check;
@@ -427,8 +423,8 @@ typedef struct Check {
 
 static void check_done(Check *k)
 {
-        for (unsigned i = 0; i < k->n_loops; i++)
-                free(k->loops[i]);
+        for (unsigned i = 0; i < k->n_devices; i++)
+                free(k->devices[i]);
         for (unsigned i = 0; i < k->n_mounts; i++)
                 free(k->found_mounts[i]);
 }
@@ -449,46 +445,33 @@ static void found_mount(const char *mount_point, void *arg)
                 PROBLEM(k, "there are more than %u mounts", k->n_mounts);
 }
 
-/* The inode of its directory in sysfs is new with each binding; 0 if it does not show the file. */
-static ino_t binding_of(const char *name, const char *image)
-{
-        _cleanup_free_ char *dir = format("/sys/block/%s/loop", name), *path = format("%s/backing_file", dir), *file = NULL;
-        struct stat st;
-
-        if (read_file_at(AT_FDCWD, path, 65536, &file, NULL) < 0 || strncmp(file, image, strlen(image)) != 0 || stat(dir, &st) < 0)
-                return 0;
-        return st.st_ino;
-}
-
 /* A look at all devices takes a while, in which one may go and another come: both at the same time is what counts. */
-static bool are_bound_together(const char *one, const char *other, const char *image)
+static bool are_bound_together(const Storage *s, const char *one, const char *other, const char *image)
 {
-        ino_t before = binding_of(one, image), meanwhile = binding_of(other, image);
+        ino_t before = s->binding(one, image), meanwhile = s->binding(other, image);
 
-        return before != 0 && meanwhile != 0 && binding_of(one, image) == before;
+        return before != 0 && meanwhile != 0 && s->binding(one, image) == before;
 }
 
-static void found_loop(const char *name, const char *file, void *arg)
+static void found_device(const char *name, const char *image, void *arg)
 {
         Check *k = arg;
-        _cleanup_free_ char *path = strndup(file, strcspn(file, "\n"));
 
-        for (unsigned i = 0; i < k->n_loops; i++)
-                if (strcmp(k->loops[i], path) == 0 && are_bound_together(k->loop_names[i], name, path))
-                        PROBLEM(k, "%s has two loop devices, %s and %s", path, k->loop_names[i], name);
-        if (k->n_loops < ELEMENTSOF(k->loops)) {
-                snprintf(k->loop_names[k->n_loops], sizeof(k->loop_names[0]), "%s", name);
-                k->loops[k->n_loops++] = TAKE_PTR(path);
-        }
-        else
-                PROBLEM(k, "there are more than %u loop devices", k->n_loops);
+        for (unsigned i = 0; i < k->n_devices; i++)
+                if (strcmp(k->devices[i], image) == 0 && are_bound_together(k->x->storage, k->device_names[i], name, image))
+                        PROBLEM(k, "%s has two devices, %s and %s", image, k->device_names[i], name);
+        if (k->n_devices < ELEMENTSOF(k->devices)) {
+                snprintf(k->device_names[k->n_devices], sizeof(k->device_names[0]), "%s", name);
+                k->devices[k->n_devices++] = strdup(image);
+        } else
+                PROBLEM(k, "there are more than %u devices", k->n_devices);
 }
 
 /* What must be true at any moment. */
 static void check_always(Check *k)
 {
         mounts_foreach(found_mount, k);
-        loops_foreach(k->x->f.dir, found_loop, k);
+        k->x->storage->devices(&k->x->f, found_device, k);
 }
 
 static bool check_has_image(const Check *k, const char *image)
@@ -524,18 +507,18 @@ static void check_targets(Check *k)
                 }
         if (k->n_mounts != k->n_targets + k->n_images)
                 PROBLEM(k, "there are %u mounts for %u targets and %u volumes", k->n_mounts, k->n_targets, k->n_images);
-        for (unsigned i = 0; i < k->n_loops; i++)
-                if (!check_has_image(k, k->loops[i]))
-                        PROBLEM(k, "%s is attached and nobody has it mounted", k->loops[i]);
-        if (k->n_loops != k->n_images)
-                PROBLEM(k, "there are %u loop devices for %u volumes", k->n_loops, k->n_images);
+        for (unsigned i = 0; i < k->n_devices; i++)
+                if (!check_has_image(k, k->devices[i]))
+                        PROBLEM(k, "%s is attached and nobody has it mounted", k->devices[i]);
+        if (k->n_devices != k->n_images)
+                PROBLEM(k, "there are %u devices for %u volumes", k->n_devices, k->n_images);
 }
 
 static unsigned count_publishes(Check *k, const char *path)
 {
         json_error_t e;
         _cleanup_json_ json_t *record = json_load_file(path, 0, &e);
-        const char *image = json_string_value(json_object_get(json_object_get(record, "source"), "path"));
+        const char *image = json_string_value(json_object_get(json_object_get(record, "source"), k->x->storage->source_key));
         const char *state = json_string_value(json_object_get(record, "state")), *step = json_string_value(json_object_get(record, "step"));
         json_t *publishes = json_object_get(record, "publishes"), *publish; /* the record's */
         size_t i;
@@ -595,20 +578,25 @@ static void check_files(Check *k)
 /* While the clients pause: everything must come to agree. */
 static bool check_all(Chaos *x, char *ret_problem, size_t size)
 {
-        for (double end = now_seconds() + SETTLE_SECONDS;;) {
+        unsigned pause = 5; /* a look may be dear, and what is still there may be so for seconds */
+
+        for (double end = now_seconds() + SETTLE_SECONDS;; pause += pause < 200 ? pause / 4 : 0) {
                 Check k = { .x = x };
 
                 check_always(&k);
                 check_targets(&k);
                 check_files(&k);
                 check_done(&k);
+                _cleanup_free_ char *stray = *k.problem ? NULL : x->storage->stray(&x->f);
+                if (stray)
+                        PROBLEM(&k, "there is %s", stray);
                 if (!*k.problem)
                         return true;
                 if (now_seconds() > end) {
                         snprintf(ret_problem, size, "%s", k.problem);
                         return false;
                 }
-                pause_msec(5);
+                pause_msec(pause);
         }
 }
 
@@ -647,7 +635,8 @@ static void collect_mounter(pid_t pid, void *arg)
         pid_t parent, session;
         char name[64], state;
 
-        if (process_stat(pid, &parent, &session, &state, name) && state != 'Z' && strcmp(name, "mounter-loop") == 0 &&
+        if (process_stat(pid, &parent, &session, &state, name) && state != 'Z' && strncmp(name, "mounter-", 8) == 0 &&
+            strcmp(name + 8, v->x->storage->driver) == 0 &&
             (parent == v->x->f.agent || parent == getpid()) && v->n < ELEMENTSOF(v->pids))
                 v->pids[v->n++] = pid;
 }
@@ -666,10 +655,40 @@ static void kill_mounters(Chaos *x, bool all)
         note(x, "KILL %u of %u mounters", all ? v.n : 1, v.n);
 }
 
+static bool is_awaited(const Chaos *x, pid_t pid)
+{
+        for (unsigned i = 0; i < x->n_clients; i++)
+                if (pid == x->w->clients[i].pid)
+                        return true;
+        return pid == x->f.agent;
+}
+
+/* What outlived its berthd became ours. 10,000 kills leave more of them than there are process IDs. */
+static void reap_orphans(Chaos *x)
+{
+        siginfo_t si = {};
+
+        while (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) >= 0 && si.si_pid != 0 && !is_awaited(x, si.si_pid)) {
+                (void) waitpid(si.si_pid, NULL, WNOHANG);
+                si = (siginfo_t) {};
+        }
+}
+
 static void kill_agent(Chaos *x)
 {
         note(x, "KILL berthd");
         fixture_stop(&x->f, SIGKILL);
+}
+
+/*
+ * By default kills come thick and fast. Where a mount takes seconds most do so too, so that what comes back is killed again, and one of eight leaves it the
+ * time that was asked for.
+ */
+static unsigned chaos_pause(Chaos *x)
+{
+        bool brief = x->pause_msec > PAUSE_MSEC && below(&x->random, 8) != 0;
+
+        return below(&x->random, brief ? x->pause_msec / 30 : x->pause_msec);
 }
 
 static void chaos_kill(Chaos *x)
@@ -693,7 +712,7 @@ static void chaos_kill(Chaos *x)
                 fail(x, "right after a kill %s", k.problem);
         if (x->f.agent == 0) {
                 pause_msec(below(&x->random, 30)); /* systemd takes its time as well */
-                fixture_start(&x->f, "[Agent]\nLingerSec=1\n");
+                storage_start(x->storage, &x->f, AGENT_CONFIG);
                 note(x, "berthd is back");
         }
 }
@@ -708,6 +727,12 @@ static void read_choice(Chaos *x)
         clock_gettime(CLOCK_REALTIME, &ts);
         x->n_kills = choice && (p = strstr(choice, "kills=")) ? (unsigned) atoi(p + 6) : 500;
         x->n_clients = choice && (p = strstr(choice, "clients=")) ? (unsigned) atoi(p + 8) : 16;
+        x->pause_msec = choice && (p = strstr(choice, "pause=")) ? (unsigned) atoi(p + 6) : PAUSE_MSEC;
+        x->kills_a_check = choice && (p = strstr(choice, "check=")) ? (unsigned) atoi(p + 6) : KILLS_A_CHECK;
+        if (x->kills_a_check == 0)
+                x->kills_a_check = 1;
+        if (x->pause_msec == 0)
+                x->pause_msec = 1;
         x->seed = choice && (p = strstr(choice, "seed=")) ? strtoull(p + 5, NULL, 0) : (uint64_t) ts.tv_nsec ^ (uint64_t) ts.tv_sec << 30;
         if (x->n_clients == 0 || x->n_clients > CLIENTS_MAX)
                 x->n_clients = CLIENTS_MAX;
@@ -722,12 +747,28 @@ static void make_volumes(Chaos *x)
 
                 if (!shared && (i - SHARED_VOLUMES) % _OWN_KIND_MAX != OWN_FORMATTED)
                         continue;
-                image = fixture_image_formatted(&x->f, name, IMAGE_SIZE, "ext4");
+                image = storage_make_formatted(x->storage, &x->f, name, IMAGE_SIZE, "ext4", NULL);
                 for (unsigned c = 0; c < x->n_clients; c++)
                         if (shared || c == i - SHARED_VOLUMES) {
                                 Slot *slot = &x->w->clients[c].slots[shared ? i : OWN];
                                 snprintf(slot->image, sizeof(slot->image), "%s", image);
                         }
+        }
+}
+
+/* When all have unmounted. A watcher that died is listed for a while. */
+static bool chaos_is_clean(Chaos *x, char *ret_problem, size_t size)
+{
+        for (double end = now_seconds() + SETTLE_SECONDS;;) {
+                _cleanup_free_ char *what = NULL;
+
+                if (storage_all_clean(x->storage, &x->f, &what))
+                        return true;
+                if (now_seconds() > end) {
+                        snprintf(ret_problem, size, "%s", what);
+                        return false;
+                }
+                pause_msec(20);
         }
 }
 
@@ -750,24 +791,32 @@ Test(chaos, random_kills)
 {
         Chaos x = {};
         uint64_t n_mounts = 0, n_formats = 0;
+        char problem[512];
 
         read_choice(&x);
         fixture_init(&x.f);
-        (void) alarm(120 + x.n_kills * 2); /* the fixture's own limit is for tests of seconds */
+        x.storage = storage_begin(&x.f);
+        cr_assert(!x.storage->is_share, "the random kills look at devices and file systems, of which driver %s has none", x.storage->driver);
+        (void) alarm(120 + x.n_kills * (2 + x.pause_msec / 100)); /* the fixture's own limit is for tests of seconds */
         x.w = mmap(NULL, sizeof(World), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         cr_assert(x.w != MAP_FAILED, "mmap: %s", strerror(errno));
         x.began = now_seconds();
         make_volumes(&x);
-        fixture_start(&x.f, "[Agent]\nLingerSec=1\n");
+        storage_start(x.storage, &x.f, AGENT_CONFIG);
         clients_start(&x);
         for (unsigned i = 1; i <= x.n_kills && !atomic_load(&x.w->failed); i++) {
-                pause_msec(below(&x.random, 120));
+                pause_msec(chaos_pause(&x));
                 chaos_kill(&x);
-                if (i % KILLS_A_CHECK == 0)
+                if (i % x.kills_a_check == 0)
                         chaos_check_quiet(&x);
+                reap_orphans(&x);
+                if (i % KILLS_A_LINE == 0)
+                        fprintf(stderr, "%u of %u kills, seed %" PRIu64 ", %.0f s\n", i, x.n_kills, x.seed, now_seconds() - x.began);
         }
         clients_end(&x);
         chaos_check_quiet(&x);
+        if (!atomic_load(&x.w->failed) && !chaos_is_clean(&x, problem, sizeof(problem)))
+                fail(&x, "%.0f s after everybody left there still is %s", SETTLE_SECONDS, problem);
         for (unsigned i = 0; i < x.n_clients; i++) {
                 n_mounts += x.w->clients[i].n_mounts;
                 n_formats += x.w->clients[i].n_formats;

@@ -186,7 +186,7 @@ static bool interrupt_at(const char *fs_type, uint64_t size, unsigned n)
         TraceEnd end = trace_until_write(&trace, n);
         trace_kill(&trace);
 
-        cr_assert_eq(intent_read(&t.mounter, t.lasting_id, &intent, &err), 1, "%s at write %u: no intent: %s", fs_type, n,
+        cr_assert_eq(intent_read(&t.mounter, &t.storage, &intent, &err), 1, "%s at write %u: no intent: %s", fs_type, n,
                      str_or(err.text, ""));
         cr_assert(!block_volume_has_memory(&t));
         {
@@ -321,7 +321,7 @@ Test(format_interrupted, something_else_was_put_there)
                 cr_assert_str_eq(str_or(a.result.next, ""), "format", "it was mounted");
         }
         /* what the text tells the operator to do */
-        cr_assert_eq(block_forget(&t.mounter, t.lasting_id, &err), 0);
+        cr_assert_eq(block_forget(&t.mounter, &t.storage, &err), 0);
         _cleanup_answer_ BlockAnswer a = block_volume_stage(&t);
         cr_assert_eq(a.r, 0, "%s", a.error.text);
         cr_assert_null(a.result.next);
@@ -368,7 +368,7 @@ Test(format_interrupted, other_type_on_a_blank_device)
         FormatIntent intent = { .fs_type = "ext4", .uuid = "00000000-1111-2222-3333-444444444444", .size = 64 * MIB };
 
         block_volume_init(&t, &fixture, fixture_image(&fixture, "blank", 64 * MIB), "ext3");
-        cr_assert_eq(intent_write(&t.mounter, t.lasting_id, "test", &intent, NULL), 0);
+        cr_assert_eq(intent_write(&t.mounter, &t.storage, "test", &intent, NULL), 0);
         _cleanup_answer_ BlockAnswer a = block_volume_mount(&t);
         cr_assert_str_eq(a.result.fs_type, "ext3");
         cr_assert_str_neq(a.result.uuid, intent.uuid);
@@ -420,8 +420,8 @@ Test(format_interrupted, zeros_after_it_was_finished)
         FormatIntent intent = { .fs_type = "ext4", .uuid = "00000000-1111-2222-3333-444444444444", .size = 64 * MIB };
 
         block_volume_init(&t, &fixture, fixture_image(&fixture, "zeros", 64 * MIB), "ext4");
-        cr_assert_eq(intent_write(&t.mounter, t.lasting_id, "test", &intent, NULL), 0);
-        cr_assert_eq(block_remember(&t.mounter, t.lasting_id, "test", "ext4", intent.uuid, intent.size, NULL), 0);
+        cr_assert_eq(intent_write(&t.mounter, &t.storage, "test", &intent, NULL), 0);
+        cr_assert_eq(block_remember(&t.mounter, &t.storage, "test", "ext4", intent.uuid, intent.size, NULL), 0);
         expect_not_formatted(&t, ERROR_WAS_FORMATTED, intent.uuid);
         block_volume_done(&t);
 }
@@ -466,7 +466,7 @@ Test(format_interrupted, mkfs_outlives_a_killed_mounter)
         cr_assert(lock >= 0, "the volume's lock is still held: %d", lock);
         device = close_fd(device);
 
-        cr_assert_eq(intent_read(&t.mounter, t.lasting_id, &intent, NULL), 1);
+        cr_assert_eq(intent_read(&t.mounter, &t.storage, &intent, NULL), 1);
         _cleanup_answer_ BlockAnswer a = block_volume_mount(&t);
         cr_assert_str_eq(a.result.uuid, intent.uuid, "what the orphaned mkfs made was not kept");
         cr_assert_eq(t.progress_mkfs, 0, "mkfs ran a second time");

@@ -469,8 +469,8 @@ static void expect_unreadable(uint64_t bad_offset, const char *what)
 {
         BlockVolume t;
         _cleanup_free_ char *helper = text_of("%s/tests/integration/fuse-image", fixture.build_dir);
-        _cleanup_free_ char *dir = text_of("%s/fuse", fixture.dir), *size = text_of("%llu", SIZE);
-        _cleanup_free_ char *bad = text_of("%" PRIu64, bad_offset);
+        _cleanup_free_ char *dir = text_of("%s/fuse", fixture.dir), *bad = text_of("%" PRIu64, bad_offset);
+        _cleanup_free_ char *name = text_of("lower-%" PRIu64, bad_offset), *lower = fixture_image(&fixture, name, SIZE);
         char *image = text_of("%s/image", dir);
         int status;
 
@@ -478,7 +478,7 @@ static void expect_unreadable(uint64_t bad_offset, const char *what)
         pid_t pid = fork();
         cr_assert(pid >= 0);
         if (pid == 0) {
-                execl(helper, helper, size, bad, "4096", dir, "-f", "-s", NULL);
+                execl(helper, helper, lower, bad, "4096", dir, "-f", "-s", NULL);
                 _exit(127);
         }
         wait_until(image_is_there, image, 30, "the FUSE file system is mounted");
@@ -571,7 +571,7 @@ Test(format, formatted_once)
         _cleanup_free_ char *blank = fixture_image(&fixture, "zeros", SIZE);
         zeros = file_checksum(blank);
         cr_assert_str_eq(left, zeros, "the refused image was written to");
-        cr_assert_eq(block_forget(&t.mounter, t.lasting_id, &err), 0, "%s", err.text);
+        cr_assert_eq(block_forget(&t.mounter, &t.storage, &err), 0, "%s", err.text);
         _cleanup_answer_ BlockAnswer a = block_volume_format(&t);
         cr_assert_eq(a.r, 0, "after it was forgotten: %s", a.error.text);
         block_volume_done(&t);

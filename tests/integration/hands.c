@@ -4,9 +4,9 @@
  * Other people's hands: what an operator, a full disk or a bad one does to volumes while pods use them. Each test says in which
  * state it ends, and that each request meanwhile gets a clear error and later ones succeed. Real berthd, real mounters, real devices.
  *
- * Not here, because no test can do it without harming the machine: the clock set back and a suspended machine. Timers are of
- * CLOCK_BOOTTIME throughout, which tests/check/clocks sees to. A kernel without a free loop device cannot be made either (it makes
- * a new one whenever it is asked); a machine on which none can be asked for stands in for it.
+ * Not here, since it would harm the machine: the clock set back and forward, no memory for a process, and the loop module gone
+ * are cases of tests/vm. That timers go on while a machine is suspended is seen to by tests/check/clocks. A kernel without a free loop device cannot be made (it makes a new one whenever it is asked); a machine on which none can be asked
+ * for stands in for it.
  */
 
 #include <criterion/criterion.h>
@@ -382,6 +382,20 @@ Test(hands, image_emptied_between_two_pods)
         scene_end(&s);
 }
 
+/* What an operator has formatted counts as much: berth has seen it. */
+Test(hands, an_operators_image_emptied_between_two_pods)
+{
+        Scene s;
+        scene_init(&s, CONFIG, "ext4");
+        scene_mount(&s);
+        unmount_ok(&s.f, s.target);
+        wait_clean(&s.f, GONE_SECONDS);
+
+        cr_assert(truncate(s.image, 0) >= 0 && truncate(s.image, 64 * MIB) >= 0);
+        mount_refused(&s.f, s.target, &s.v, ERROR_WAS_FORMATTED, NULL);
+        scene_end(&s);
+}
+
 /* ---- errors of the file system ---- */
 
 /* As the kernel does on a metadata error; `errors=remount-ro` is set in the superblock. */
@@ -433,6 +447,35 @@ static void shut_down(const char *fs_type)
         unmount_ok(&s.f, s.target);
         unmount_ok(&s.f, s.two);
         wait_clean(&s.f, GONE_SECONDS);
+        scene_done(&s);
+}
+
+/* A name keeps the device attached, and with it the corrupted stage: the next pod gets a fresh one all the same, and keeps it. */
+Test(hands, shut_down_while_a_name_holds_it)
+{
+        Scene s;
+        scene_init(&s, CONFIG, "ext4");
+        s.v.name = "pv";
+        _cleanup_free_ char *device = NULL;
+        uint32_t flags = 1;
+
+        cr_assert_eq(try_attach(&s.f, &s.v, &device, NULL), ERROR_NONE);
+        scene_mount(&s);
+        _cleanup_close_ int fd = open(s.target, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        cr_assert(fd >= 0 && syncfs(fd) >= 0 && ioctl(fd, EXT4_SHUTDOWN, &flags) >= 0, "%s", strerror(errno));
+        fd = close_fd(fd);
+        wait_until(is_unmounted, s.target, GONE_SECONDS, "the corrupted mount is taken away");
+        wait_until(mounts, &(Attempt) { &s, s.target, ERROR_MOUNT_FAILED }, GONE_SECONDS, "the pod is served");
+        expect_line(s.target, "file", "kept");
+        write_line(s.target, "more", "written");
+        uint64_t id = mount_id(s.target);
+        for (unsigned i = 0; i < 3; i++)
+                json_decref(BERTHCTL(&s.f, "reconcile"));
+        cr_assert_eq(mount_id(s.target), id, "the fresh mount was taken away");
+        unmount_ok(&s.f, s.target);
+        cr_assert_eq(try_detach(&s.f, "pv"), ERROR_NONE);
+        wait_clean(&s.f, GONE_SECONDS);
+        s.v.name = NULL;
         scene_done(&s);
 }
 

@@ -174,7 +174,7 @@ Test(hostile_calls, bounds)
 /* Every method with no arguments, with too many, and with nonsense: an answer each, and none is a success. */
 Test(hostile_calls, methods_with_other_signatures)
 {
-        static const char *const methods[] = { "Mount", "Unmount", "Attach", "Detach", "Expand", "Stats", "Explain", "Reconcile", "Forget", "Nonsense" };
+        static const char *const methods[] = { "Mount", "Unmount", "Attach", "Detach", "Expand", "Stats", "Explain", "Reconcile", "Forget", "Fence", "ForceDetach", "Nonsense" };
         _cleanup_bus_ sd_bus *bus = connect_bus();
 
         for (size_t i = 0; i < ELEMENTSOF(methods); i++)

@@ -534,3 +534,46 @@ Test(loop, create_without_tmpfile)
         volume_down(&c, &v);
         volume_free(&v);
 }
+
+static bool is_readable(void *arg)
+{
+        return access(arg, R_OK) == 0;
+}
+
+/* An operator's loop device whose file's server has died cannot be asked which file it shows. */
+Test(loop, somebody_elses_dead_storage)
+{
+        _cleanup_free_ char *dir = in_dir(f.dir, "fuse"), *dead = in_dir(f.dir, "fuse/image"), *helper = NULL, *device = NULL,
+                            *image = fixture_image_formatted(&f, "a.img", 16 << 20, "ext4"),
+                            *lower = fixture_image(&f, "lower.img", 16 << 20);
+        struct loop_info64 info;
+        MounterVolume v;
+
+        cr_assert(asprintf(&helper, "%s/tests/integration/fuse-image", f.build_dir) >= 0);
+        cr_assert(mkdir(dir, 0700) >= 0);
+        pid_t pid = fork();
+        cr_assert(pid >= 0);
+        if (pid == 0) {
+                execl(helper, helper, lower, "0", "0", dir, "-f", "-s", "-o", "attr_timeout=0", NULL);
+                _exit(127);
+        }
+        wait_until(is_readable, dead, 30, "the FUSE file system is mounted");
+        device = losetup(dead, "--read-only");
+        cr_assert(kill(pid, SIGKILL) >= 0 && waitpid(pid, NULL, 0) == pid);
+        int fd = open(device, O_RDONLY | O_CLOEXEC);
+        cr_assert(fd >= 0);
+        cr_assert(ioctl(fd, LOOP_GET_STATUS64, &info) < 0 && errno == ENOTCONN, "the storage is not dead");
+        close(fd);
+
+        /* somebody has the image open: no lease, so all devices are looked at */
+        fd = open(image, O_RDONLY | O_CLOEXEC);
+        cr_assert(fd >= 0);
+        volume_init(&v, image, NULL, "ext4");
+        volume_up(&c, &v);
+        volume_down(&c, &v);
+        volume_free(&v);
+        close(fd);
+        losetup_end(device);
+        cr_assert_eq(umount2(dir, MNT_DETACH), 0, "%s", strerror(errno));
+        cr_assert_eq(rmdir(dir), 0);
+}

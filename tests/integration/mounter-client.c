@@ -126,6 +126,10 @@ sd_bus_message *mounter_request(MounterClient *c, const char *method, const Moun
                 check(bus_append_entry(m, "size", "t", v->size), "size");
         check(bus_append_entry(m, "readOnly", "b", (int) v->read_only), "readOnly");
         check(bus_append_entry(m, "foreign", "b", (int) v->foreign), "foreign");
+        if (v->secrets.n_entries > 0) {
+                check(sd_bus_message_sensitive(m), method);
+                check(bus_append_entry_strmap(m, "secrets", &v->secrets), "secrets");
+        }
         check(sd_bus_message_close_container(m), method);
         return m;
 }
@@ -150,7 +154,8 @@ static int result_set(const char *key, const char *type, sd_bus_message *m, void
                 { "foreign", 'b', &r->foreign },        { "gone", 'b', &r->gone },
                 { "attached", 'b', &r->attached },      { "staged", 'b', &r->staged },
                 { "published", 'b', &r->published },    { "healthy", 'b', &r->healthy },
-                { "corrupted", 'b', &r->corrupted },
+                { "corrupted", 'b', &r->corrupted },   { "shared", 'b', &r->shared },
+                { "group", 's', &r->group },
                 { "layers", 'u', &r->layers },          { "next", 'n', &r->next },
         };
         const char *s;

@@ -480,6 +480,18 @@ Test(reconcile, an_operators_device_and_mount)
 
 /* ---- reports ---- */
 
+static unsigned count_lines(const char *text, const char *part, const char *other)
+{
+        unsigned n = 0;
+
+        for (const char *end; *text; text = *end ? end + 1 : end) {
+                end = text + strcspn(text, "\n");
+                _cleanup_free_ char *line = strndup(text, (size_t) (end - text));
+                n += strstr(line, part) && strstr(line, other);
+        }
+        return n;
+}
+
 Test(reconcile, unknown_mount_below_the_staging_directory)
 {
         Scene s;
@@ -497,7 +509,28 @@ Test(reconcile, unknown_mount_below_the_staging_directory)
                 cr_assert_eq(json_array_size(steps), 2);
                 cr_assert_eq(fixture_count_mounts(path), 1, "it was touched");
         }
+        _cleanup_free_ char *log = read_text(s.f.log);
+        cr_assert_eq(count_lines(log, "Reconcile: report", path), 1, "told at each look:\n%s", log);
         cr_assert(umount2(path, 0) >= 0 && umount2(odd, 0) >= 0 && rmdir(path) >= 0 && rmdir(odd) >= 0);
+        scene_done(&s);
+}
+
+/* Somebody mounted something inside of a volume: told, and when it is gone the volume goes too. */
+Test(reconcile, something_inside_of_the_stage)
+{
+        Scene s;
+        scene_init(&s, CONFIG, NULL, NULL);
+        _cleanup_free_ char *inside = format("%s/lost+found", s.stage);
+
+        cr_assert(mount("tmpfs", inside, "tmpfs", 0, "size=64k") >= 0, "%s", strerror(errno));
+        _cleanup_json_ json_t *steps = dry_run(&s.f);
+        expect_steps(steps, "report", s.key, inside);
+        cr_assert_eq(json_array_size(steps), 1);
+        unmount_ok(&s.f, s.target);
+        cr_assert_eq(fixture_count_mounts(inside), 1, "it was touched");
+        cr_assert_eq(fixture_count_mounts(s.stage), 1);
+        cr_assert(umount2(inside, 0) >= 0);
+        wait_clean(&s.f, GONE_SECONDS);
         scene_done(&s);
 }
 

@@ -21,6 +21,7 @@
 /* "hunter2-correct-horse", put together here, so that the test's own memory and files do not count where they are looked at */
 #define SECRET_TEXT "hunter2-correct-horse"
 #define SECRET_BASE64 "aHVudGVyMi1jb3JyZWN0LWhvcnNl"
+#define MOUNTERS_MAX 8U
 
 /* Under ASan freed memory is filled: what the others leave there is seen in a build without it. */
 static Fixture f;
@@ -166,24 +167,61 @@ Test(secrets, nowhere_after_errors)
         expect_nowhere(true);
 }
 
+static size_t mounter_pids(pid_t pids[static MOUNTERS_MAX])
+{
+        _cleanup_free_ char *ctl = executable_path(&f, "berthctl"), *status = NULL;
+        json_t *entry;
+        size_t n = 0, i;
+
+        cr_assert_eq(run((char *[]) { ctl, "status", "--json", NULL }, &status, NULL), 0);
+        json_t *j = json_loads(status, 0, NULL);
+        json_array_foreach (json_object_get(j, "mounters"), i, entry)
+                if (n < MOUNTERS_MAX)
+                        pids[n++] = (pid_t) json_integer_value(json_object_get(entry, "pid"));
+        json_decref(j);
+        cr_assert(n > 0 && n < MOUNTERS_MAX);
+        return n;
+}
+
+/* A single one, and not the given. */
+static bool mounter_is_another(void *arg)
+{
+        pid_t pids[MOUNTERS_MAX], *not_this = arg;
+
+        if (mounter_pids(pids) != 1 || pids[0] == *not_this)
+                return false;
+        *not_this = pids[0];
+        return true;
+}
+
+/* A library may keep a secret for as long as it is connected: so the process ends when it was not needed for a while, though it is the warm one. */
+Test(secrets, who_had_it_ends)
+{
+        _cleanup_free_ char *ctl = executable_path(&f, "berthctl");
+        pid_t pid = 0;
+
+        fixture_stop(&f, SIGTERM);
+        fixture_start(&f, "[Mounters]\nWarm=1\nIdleSec=1\n");
+        expect_status(shim_mount(""), "Success"); /* so that this kind is used, and one is kept warm */
+        expect_status(SHIM(&f, "unmount", target), "Success");
+        RUN_OK(ctl, "reconcile", "--dry-run"); /* after the one that berthd begins with, and that may need another mounter */
+        wait_until(mounter_is_another, &pid, 30, "there is one warm mounter");
+        expect_status(shim_mount(""), "Success");
+        wait_until(mounter_is_another, &pid, 30, "it is exchanged for a fresh one");
+        expect_status(SHIM(&f, "unmount", target), "Success");
+}
+
 /* A step that takes its time: the secret is in use, but in nothing that is written or shown. */
 Test(secrets, nowhere_during_a_mount)
 {
         _cleanup_mount_params_ MountParams p = loop_params(target, image, "ext4", false);
         _cleanup_bus_ sd_bus *bus = NULL;
         _cleanup_message_ sd_bus_message *m = NULL;
-        _cleanup_free_ char *ctl = executable_path(&f, "berthctl"), *status = NULL;
+        _cleanup_free_ char *ctl = executable_path(&f, "berthctl");
         uint64_t cookie;
-        pid_t pids[8];
-        size_t n = 0, i;
-        json_t *entry;
+        pid_t pids[MOUNTERS_MAX];
+        size_t n = mounter_pids(pids), i;
 
-        cr_assert_eq(run((char *[]) { ctl, "status", "--json", NULL }, &status, NULL), 0);
-        json_t *j = json_loads(status, 0, NULL);
-        json_array_foreach (json_object_get(j, "mounters"), i, entry)
-                pids[n++] = (pid_t) json_integer_value(json_object_get(entry, "pid"));
-        json_decref(j);
-        cr_assert(n > 0 && n < ELEMENTSOF(pids));
         for (i = 0; i < n; i++)
                 kill(pids[i], SIGSTOP);
         cr_assert(client_connect(f.socket, UINT64_MAX, &bus, NULL) >= 0 && client_new_call(bus, "Mount", &m, NULL) >= 0);

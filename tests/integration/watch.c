@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "fixture/internal.h"
+
 #define MIB (UINT64_C(1) << 20)
 #define CONFIG "[Agent]\nReconcileIntervalSec=3600\nLingerSec=3600\n"
 #define NOTICE_SECONDS 2.0
@@ -94,13 +96,13 @@ static bool state_is(void *arg)
 
 /* ---- a berthd with that source ---- */
 
-static void watch_init(Fixture *f, Source source)
+static void watch_init_with(Fixture *f, Source source, const char *config)
 {
         const char *name = source == SOURCE_FANOTIFY ? "fanotify" : "mountinfo";
 
         fixture_init(f);
         setenv("BERTH_MOUNT_EVENTS", name, 1);
-        fixture_start(f, CONFIG);
+        fixture_start(f, config);
         unsetenv("BERTH_MOUNT_EVENTS");
         _cleanup_json_ json_t *status = BERTHCTL(f, "status");
         const char *used = json_string_value(json_object_get(status, "mountEvents"));
@@ -109,6 +111,11 @@ static void watch_init(Fixture *f, Source source)
                 cr_skip("this kernel has no mount events in fanotify (Linux 6.15)");
         }
         cr_assert_str_eq(used, name);
+}
+
+static void watch_init(Fixture *f, Source source)
+{
+        watch_init_with(f, source, CONFIG);
 }
 
 static void unmount_by_hand(const char *path)
@@ -218,6 +225,86 @@ Test(watch, unmounted_after_restart_fanotify)
 Test(watch, unmounted_after_restart_mountinfo)
 {
         unmounted_after_restart(SOURCE_MOUNTINFO);
+}
+
+/* ---- while a mounter does not answer ---- */
+
+typedef struct Signal {
+        const Fixture *f;
+        int number;
+} Signal;
+
+static void signal_mounter(pid_t pid, void *arg)
+{
+        const Signal *s = arg;
+        char name[64], state;
+        pid_t parent, session;
+
+        if (process_stat(pid, &parent, &session, &state, name) && parent == s->f->agent)
+                (void) kill(pid, s->number);
+}
+
+static bool mounter_is_busy(void *arg)
+{
+        _cleanup_json_ json_t *status = BERTHCTL(arg, "status");
+        json_t *mounter;
+        size_t i;
+
+        json_array_foreach (json_object_get(status, "mounters"), i, mounter)
+                if (str_equal(json_string_value(json_object_get(mounter, "state")), "busy"))
+                        return true;
+        return false;
+}
+
+/* A mounter is asked for its devices and does not tell. What mount table and records show is seen all the same, and in time. */
+static void seen_while_asking(Source source)
+{
+        Fixture f;
+        watch_init_with(&f, source, CONFIG "StepTimeoutSec=6\n[Mounters]\nWarm=1\n");
+        _cleanup_free_ char *image = fixture_image(&f, "a", 64 * MIB), *program = executable_path(&f, "berthctl");
+        const Volume v = { .image = image };
+        char *targets[3];
+        int status;
+
+        for (size_t i = 0; i < ELEMENTSOF(targets); i++) {
+                _cleanup_free_ char *uid = format("uid-%zu", i);
+                targets[i] = fixture_target(&f, uid, "v");
+                mount_ok(&f, targets[i], &v);
+        }
+        wait_quiet(&f);
+        processes_foreach(signal_mounter, &(Signal) { &f, SIGSTOP });
+        double start = now_seconds();
+        fflush(NULL);
+        pid_t pid = fork();
+        cr_assert(pid >= 0);
+        if (pid == 0) {
+                execl(program, program, "reconcile", NULL);
+                _exit(127);
+        }
+        wait_until(mounter_is_busy, &f, 5, "the mounter is asked");
+        for (size_t i = 0; i < 2; i++) {
+                unmount_by_hand(targets[i]);
+                wait_until(publishes_are, &(Count) { &f, ELEMENTSOF(targets) - 1 - i }, NOTICE_SECONDS,
+                           "an unmounted target is noticed");
+        }
+        cr_assert_eq(waitpid(pid, NULL, WNOHANG), 0, "reconcile was answered before the mounter's time was up");
+        cr_assert_eq(waitpid(pid, &status, 0), pid);
+        cr_assert_eq(status, 0);
+        cr_assert(now_seconds() - start < 6 + NOTICE_SECONDS, "reconcile was answered after %.1f s", now_seconds() - start);
+        processes_foreach(signal_mounter, &(Signal) { &f, SIGCONT }); /* those that were not asked */
+        watch_done(&f, targets[2], &v);
+        for (size_t i = 0; i < ELEMENTSOF(targets); i++)
+                free(targets[i]);
+}
+
+Test(watch, seen_while_asking_fanotify)
+{
+        seen_while_asking(SOURCE_FANOTIFY);
+}
+
+Test(watch, seen_while_asking_mountinfo)
+{
+        seen_while_asking(SOURCE_MOUNTINFO);
 }
 
 /* ---- devices ---- */

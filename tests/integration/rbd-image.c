@@ -1,0 +1,540 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+
+/*
+ * What berth reads and writes of RBD images by librbd, beside a real Ceph: the proof of blankness, what is kept with the image, who uses
+ * it, fencing, growing. The image's bytes are read through rbd-fuse, as the kernel's device would give them.
+ */
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include "ceph.h"
+#include "mounters/block/internal.h"
+#include "mounters/rbd-image.h"
+#include "mounters/rbd-use.h"
+
+#define MIB UINT64_C(1048576)
+
+static Fixture f;
+static Ceph ceph;
+static Mounter m = { .runtime_fd = -EBADF, .state_fd = -EBADF, .lock_fd = -EBADF };
+
+/* A node: a connection of its own, as client.kube. */
+typedef struct Node {
+        RbdClusters clusters;
+        RbdCluster *cluster;
+        StrMap options;
+        RbdSource source;
+} Node;
+
+static void setup(void)
+{
+        fixture_init(&f);
+        ceph_start(&ceph, f.dir);
+        cr_assert_eq(settings_defaults(&m.settings), 0);
+        m.settings.rbd_osd_timeout_usec = 5000000;
+}
+
+static void teardown(void)
+{
+        settings_done(&m.settings);
+        ceph_stop(&ceph);
+        fixture_done(&f);
+}
+
+TestSuite(rbd_image, .init = setup, .fini = teardown, .timeout = 180);
+
+static void node_start(Node *n, const char *image)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+
+        *n = (Node) {};
+        strmap_set(&n->options, "monitors", ceph.monitor_v2);
+        strmap_set(&n->options, "pool", "kube");
+        strmap_set(&n->options, "image", image);
+        strmap_set(&n->options, "user", "kube");
+        cr_assert_eq(rbd_source_read(&m.settings, &n->options, &n->source, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_cluster_get(&n->clusters, &m.settings, &n->source, ceph.kube_key, &n->cluster, &err), 0, "%s", err.text);
+}
+
+static void node_stop(Node *n)
+{
+        rbd_clusters_done(&n->clusters);
+        rbd_source_done(&n->source);
+        strmap_done(&n->options);
+}
+
+static void image_open(Node *n, RbdImage *i)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+
+        cr_assert_eq(rbd_image_open(n->cluster, &n->source, i, &err), 0, "%s", err.text);
+}
+
+static void image_create(const char *name, const char *size, const char *features)
+{
+        _cleanup_free_ char *spec = NULL;
+
+        cr_assert(asprintf(&spec, "kube/%s", name) >= 0);
+        CEPH_RBD(&ceph, (char *) "create", (char *) "--size", (char *) size, (char *) "--image-feature", (char *) features, spec);
+}
+
+/* Writes to the image as a client that is none of berth's. */
+static void image_write(Node *n, const char *name, uint64_t offset, size_t size, int byte)
+{
+        rados_ioctx_t io;
+        rbd_image_t image;
+        char *data = malloc(size);
+
+        memset(data, byte, size);
+        cr_assert_eq(rados_ioctx_create(n->cluster->rados, "kube", &io), 0);
+        cr_assert_eq(rbd_open(io, name, &image, NULL), 0);
+        cr_assert_eq(rbd_write(image, offset, size, data), (ssize_t) size);
+        cr_assert_eq(rbd_flush(image), 0);
+        cr_assert_eq(rbd_close(image), 0);
+        rados_ioctx_destroy(io);
+        free(data);
+}
+
+/* --- the proof of blankness --- */
+
+static unsigned n_extents;
+
+static int counted_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
+
+typedef struct Counter {
+        int (*found)(const BlockExtent *e, void *arg);
+        void *arg;
+} Counter;
+
+static int count_extent(const BlockExtent *e, void *arg)
+{
+        const Counter *k = arg;
+
+        n_extents++;
+        return k->found(e, k->arg);
+}
+
+static int counted_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+{
+        Counter k = { found, arg };
+
+        return rbd_image_extents(userdata, count_extent, &k, err);
+}
+
+/* By a fresh look at the image, as another process would have it. */
+static ErrorCode prove(const char *name, char **ret_text)
+{
+        _cleanup_free_ char *dir = NULL, *path = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        node_start(&n, name);
+        image_open(&n, &i);
+        BlockStorage s = { .extents = counted_extents, .userdata = &i, .lasting_id = i.lasting_id };
+        cr_assert(asprintf(&dir, "%s/fuse", f.dir) >= 0 && asprintf(&path, "%s/%s", dir, name) >= 0);
+        cr_assert(mkdir(dir, 0700) >= 0 || errno == EEXIST);
+        RUN_OK("timeout", "30", "rbd-fuse", "-c", ceph.conf, "-p", "kube", dir);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        cr_assert(fd >= 0, "%s: %s", path, strerror(errno));
+        n_extents = 0;
+        int r = block_prove_blank(&m, fd, i.size, &s, &err);
+        close(fd);
+        cr_assert(umount2(dir, MNT_DETACH) >= 0, "%s", strerror(errno));
+        rbd_image_done(&i);
+        node_stop(&n);
+        if (ret_text)
+                *ret_text = TAKE_PTR(err.text);
+        return r < 0 ? err.code : ERROR_NONE;
+}
+
+static void expect_proof(const char *name, ErrorCode wanted, const char *part)
+{
+        _cleanup_free_ char *text = NULL;
+        ErrorCode code = prove(name, &text);
+
+        cr_assert_eq(code, wanted, "%s: %s (%s) instead of %s", name, error_code_name(code), str_or(text, ""), error_code_name(wanted));
+        cr_assert(!part || strstr(text, part), "%s: '%s' does not say '%s'", name, text, part);
+}
+
+Test(rbd_image, proof_on_sparse_and_written_images)
+{
+        static const char *const features[] = { "layering", "layering,exclusive-lock,object-map,fast-diff,deep-flatten" };
+        Node n;
+
+        node_start(&n, "foo");
+        for (size_t i = 0; i < ELEMENTSOF(features); i++) {
+                char blank[16], zeros[16], end[16];
+                snprintf(blank, sizeof(blank), "blank%zu", i);
+                snprintf(zeros, sizeof(zeros), "zeros%zu", i);
+                snprintf(end, sizeof(end), "end%zu", i);
+
+                image_create(blank, "64M", features[i]);
+                expect_proof(blank, ERROR_NONE, NULL);
+                cr_assert_eq(n_extents, 0U, "nothing is allocated, so nothing has to be read");
+
+                image_create(zeros, "64M", features[i]);
+                image_write(&n, zeros, 0, 8 * MIB, 0);
+                image_write(&n, zeros, 40 * MIB + 4096, 4096, 0);
+                expect_proof(zeros, ERROR_NONE, NULL);
+                cr_assert_geq(n_extents, 2U, "zeros that were written are allocated");
+                image_write(&n, zeros, 40 * MIB + 4097, 1, 7);
+                expect_proof(zeros, ERROR_NOT_BLANK, "41947137");
+
+                image_create(end, "64M", features[i]);
+                image_write(&n, end, 64 * MIB - 1, 1, 1);
+                expect_proof(end, ERROR_NOT_BLANK, "67108863");
+        }
+        node_stop(&n);
+}
+
+/* The parent's data are the clone's until it writes its own. */
+Test(rbd_image, proof_on_clones)
+{
+        Node n;
+
+        node_start(&n, "foo");
+        image_create("parent", "32M", "layering");
+        CEPH_RBD(&ceph, (char *) "snap", (char *) "create", (char *) "kube/parent@blank");
+        image_write(&n, "parent", 12 * MIB, 4096, 3);
+        CEPH_RBD(&ceph, (char *) "snap", (char *) "create", (char *) "kube/parent@full");
+        CEPH_RBD(&ceph, (char *) "clone", (char *) "--rbd-default-clone-format", (char *) "2", (char *) "kube/parent@blank",
+                 (char *) "kube/clone-of-blank");
+        CEPH_RBD(&ceph, (char *) "clone", (char *) "--rbd-default-clone-format", (char *) "2", (char *) "kube/parent@full",
+                 (char *) "kube/clone-of-full");
+        expect_proof("clone-of-blank", ERROR_NONE, NULL);
+        expect_proof("clone-of-full", ERROR_NOT_BLANK, "12582912");
+        image_write(&n, "clone-of-full", 12 * MIB, 4096, 0);
+        expect_proof("clone-of-full", ERROR_NONE, NULL);
+        image_write(&n, "clone-of-blank", 0, 512, 9);
+        expect_proof("clone-of-blank", ERROR_NOT_BLANK, "offset 0 ");
+        node_stop(&n);
+}
+
+/* --- what is kept with the image --- */
+
+static int keep_read(void *userdata, const char *what, char **ret, Error *err)
+{
+        return rbd_image_keep_read(userdata, what, ret, err);
+}
+
+static int keep_write(void *userdata, const char *what, const char *text, Error *err)
+{
+        return rbd_image_keep_write(userdata, what, text, err);
+}
+
+static int keep_remove(void *userdata, const char *what, Error *err)
+{
+        return rbd_image_keep_remove(userdata, what, err);
+}
+
+static const BlockKeeper keeper = { keep_read, keep_write, keep_remove };
+
+Test(rbd_image, intents_and_memories_travel_with_the_image)
+{
+        const FormatIntent intent = { .fs_type = (char *) "ext4", .uuid = (char *) "01234567-89ab-4cde-8f01-23456789abcd", .size = 64 * MIB };
+        _cleanup_intent_ FormatIntent seen = {};
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage ia = RBD_IMAGE_INIT, ib = RBD_IMAGE_INIT;
+        Node a, b;
+
+        node_start(&a, "foo");
+        node_start(&b, "foo");
+        image_open(&a, &ia);
+        image_open(&b, &ib);
+        cr_assert_str_eq(ia.lasting_id, ib.lasting_id);
+        const BlockStorage sa = { .keeper = &keeper, .userdata = &ia, .lasting_id = ia.lasting_id };
+        const BlockStorage sb = { .keeper = &keeper, .userdata = &ib, .lasting_id = ib.lasting_id };
+
+        cr_assert_eq(intent_exists(&m, &sb, &err), 0);
+        cr_assert_eq(intent_write(&m, &sa, "rbd:x", &intent, &err), 0, "%s", err.text);
+        cr_assert_eq(intent_exists(&m, &sb, &err), 1, "the other node sees it");
+        cr_assert_eq(intent_read(&m, &sb, &seen, &err), 1, "%s", err.text);
+        cr_assert_str_eq(seen.uuid, intent.uuid);
+        cr_assert_eq(seen.size, intent.size);
+        cr_assert_eq(block_was_formatted(&m, &sb, &err), 0);
+        cr_assert_eq(block_remember(&m, &sb, "rbd:x", "ext4", intent.uuid, intent.size, &err), 0, "%s", err.text);
+        cr_assert_eq(intent_remove(&m, &sb, &err), 0);
+        cr_assert_eq(intent_remove(&m, &sb, &err), 0, "twice");
+        cr_assert_eq(intent_exists(&m, &sa, &err), 0);
+        cr_assert_eq(block_was_formatted(&m, &sa, &err), 1);
+        cr_assert_eq(block_forget(&m, &sa, &err), 0);
+        cr_assert_eq(block_was_formatted(&m, &sb, &err), 0);
+
+        /* what cannot be read refuses: neither formatting nor mounting is known to be right */
+        CEPH_RBD(&ceph, (char *) "image-meta", (char *) "set", (char *) "kube/foo", (char *) "berth.formats", (char *) "{}");
+        cr_assert_lt(intent_read(&m, &sa, &seen, &err), 0);
+        cr_assert_eq(err.code, ERROR_RECORD_FAILED);
+        CEPH_RBD(&ceph, (char *) "image-meta", (char *) "set", (char *) "kube/foo", (char *) "berth.volumes", (char *) "nonsense");
+        cr_assert_eq(block_was_formatted(&m, &sa, NULL), 1);
+
+        /* and what the cluster does not answer is not "no" */
+        pid_t osd = ceph_pid(&ceph, "osd");
+        kill(osd, SIGSTOP);
+        error_done(&err);
+        int formatted = block_was_formatted(&m, &sb, &err);
+        kill(osd, SIGCONT);
+        cr_assert_lt(formatted, 0);
+        cr_assert_eq(err.code, ERROR_OSDS_UNREACHABLE, "%s", err.text);
+
+        rbd_image_done(&ia);
+        rbd_image_done(&ib);
+        node_stop(&a);
+        node_stop(&b);
+}
+
+/* --- size --- */
+
+Test(rbd_image, grows_and_never_shrinks)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        image_create("grow", "16M", "layering,exclusive-lock,object-map,fast-diff,deep-flatten");
+        node_start(&n, "grow");
+        image_open(&n, &i);
+        cr_assert_eq(rbd_image_grow(&i, 32 * MIB, &err), 0, "%s", err.text);
+        cr_assert_eq(i.size, 32 * MIB);
+        cr_assert_eq(rbd_image_grow(&i, 32 * MIB, &err), 0);
+        cr_assert_lt(rbd_image_grow(&i, 16 * MIB, &err), 0);
+        cr_assert_eq(err.code, ERROR_SHRINK);
+        rbd_image_done(&i);
+        image_open(&n, &i);
+        cr_assert_eq(i.size, 32 * MIB);
+        rbd_image_done(&i);
+        node_stop(&n);
+}
+
+/* --- one writer --- */
+
+typedef struct Writer {
+        Node node;
+        rados_ioctx_t io;
+        rbd_image_t image;
+        char *address;
+} Writer;
+
+static void writer_start(Writer *w, const char *name)
+{
+        node_start(&w->node, name);
+        cr_assert_eq(rados_ioctx_create(w->node.cluster->rados, "kube", &w->io), 0);
+        cr_assert_eq(rbd_open(w->io, name, &w->image, NULL), 0);
+        cr_assert_eq(rbd_write(w->image, 0, 5, "hello"), 5);
+        cr_assert_eq(rbd_flush(w->image), 0);
+        w->address = rbd_cluster_address(w->node.cluster);
+        cr_assert_not_null(w->address);
+}
+
+static void writer_stop(Writer *w)
+{
+        (void) rbd_close(w->image);
+        rados_ioctx_destroy(w->io);
+        node_stop(&w->node);
+        free(w->address);
+}
+
+Test(rbd_image, a_writer_elsewhere_is_seen_and_named)
+{
+        static const char *const names[] = { "locked", "simple" };
+        static const char *const features[] = { "layering,exclusive-lock", "layering" };
+
+        for (size_t k = 0; k < 2; k++) {
+                _cleanup_error_ Error err = ERROR_INIT;
+                RbdImage i = RBD_IMAGE_INIT;
+                Writer w;
+                Node n;
+
+                image_create(names[k], "16M", features[k]);
+                node_start(&n, names[k]);
+                image_open(&n, &i);
+                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0, "nobody is there: %s", err.text);
+                writer_start(&w, names[k]);
+                cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0);
+                cr_assert_eq(err.code, ERROR_IN_USE);
+                cr_assert(strstr(err.text, w.address), "'%s' does not name %s", err.text, w.address);
+                cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_EXPIRED, NULL, &err), 0, "who is alive is not fenced");
+                cr_assert_lt(rbd_use_confirm(&i, NULL, &err), 0);
+
+                char *own[] = { w.address, NULL };
+                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "a client of this node: %s", err.text);
+                writer_stop(&w);
+                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0, "it went in peace: %s", err.text);
+                rbd_image_done(&i);
+                node_stop(&n);
+        }
+}
+
+Test(rbd_image, a_lock_of_a_person_counts)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        CEPH_RBD(&ceph, (char *) "lock", (char *) "add", (char *) "kube/foo", (char *) "maintenance");
+        node_start(&n, "foo");
+        image_open(&n, &i);
+        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0);
+        cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+        rbd_image_done(&i);
+        node_stop(&n);
+}
+
+/* The writer's host is told by its address, and here there is one host only: what fences must take the other for another node. */
+static char foreign_node[] = "192.0.2.1:0/1";
+
+Test(rbd_image, fencing_ends_the_others_writes)
+{
+        char *own[] = { foreign_node, NULL };
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Writer w;
+        Node n;
+
+        image_create("fenced", "16M", "layering");
+        node_start(&n, "fenced");
+        image_open(&n, &i);
+        writer_start(&w, "fenced");
+
+        char *same_host[] = { w.address, NULL }, *host_only = strdup(w.address);
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, same_host, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_write(w.image, 0, 5, "still"), 5, "a client of this node is never fenced");
+        host_only[strlen(host_only) - 1] ^= 1;
+        char *sibling[] = { host_only, NULL };
+        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_FORCE, sibling, &err), 0, "nor is one that has died on it");
+        cr_assert_eq(err.code, ERROR_IN_USE);
+        free(host_only);
+
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_write(w.image, 0, 5, "never"), -ESHUTDOWN, "the fenced client cannot write");
+        rbd_image_done(&i);
+        writer_stop(&w);
+        node_stop(&n);
+}
+
+/* Its watch expires while it is frozen; whoever comes next fences whom the note names, and only then. */
+Test(rbd_image, who_wrote_last_is_fenced_when_its_watch_expired)
+{
+        char *own[] = { foreign_node, NULL };
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Writer w;
+        Node n;
+
+        image_create("noted", "16M", "layering");
+        node_start(&n, "noted");
+        image_open(&n, &i);
+        writer_start(&w, "noted");
+        RbdDevice d = { .address = w.address };
+        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        (void) rbd_close(w.image); /* as an expired watch: nobody watches, and the client lives */
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), 0, "a client that may serve other images is not fenced");
+        (void) rbd_close(w.image);
+        d.alone = true;
+        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0);
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), 0, "it was not fenced by configuration");
+        (void) rbd_close(w.image);
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), -ESHUTDOWN, "fenced");
+        w.image = NULL;
+        rbd_image_done(&i);
+        rados_ioctx_destroy(w.io);
+        node_stop(&w.node);
+        free(w.address);
+        node_stop(&n);
+}
+
+/* librbd keeps what it knew of locks when it opened the image. */
+static void image_reopen(Node *n, RbdImage *i)
+{
+        rbd_image_done(i);
+        image_open(n, i);
+}
+
+static void fence_refused(RbdImage *i, char *const *own, const char *part)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        char **fenced = NULL;
+
+        cr_assert_lt(rbd_use_fence(i, own, &fenced, &err), 0, "%s", part);
+        cr_assert_eq(err.code, ERROR_NOTHING_TO_FENCE, "%s", err.text);
+        cr_assert(strstr(err.text, part), "'%s' does not say '%s'", err.text, part);
+        cr_assert_null(fenced);
+}
+
+/* Whoever has it open, whose lock it is, and who wrote it last; nobody of this node, and nobody who is not there. */
+Test(rbd_image, fencing_by_hand)
+{
+        static const char *const features[] = { "layering", "layering,exclusive-lock" };
+        char *own[] = { foreign_node, NULL };
+
+        for (size_t k = 0; k < 2; k++) {
+                _cleanup_error_ Error err = ERROR_INIT;
+                _cleanup_strv_ char **fenced = NULL;
+                RbdImage i = RBD_IMAGE_INIT;
+                RbdLocker l = {};
+                Writer w;
+                Node n;
+
+                image_create(k ? "hand-lock" : "hand", "16M", features[k]);
+                node_start(&n, k ? "hand-lock" : "hand");
+                image_open(&n, &i);
+                fence_refused(&i, own, "Nobody holds");
+                writer_start(&w, k ? "hand-lock" : "hand");
+                image_reopen(&n, &i);
+                char *same_host[] = { w.address, NULL };
+                fence_refused(&i, same_host, "by this node itself");
+                cr_assert_eq(rbd_write(w.image, 0, 5, "still"), 5);
+
+                cr_assert_eq(rbd_use_fence(&i, own, &fenced, &err), 0, "%s", err.text);
+                cr_assert(strv_length(fenced) == 1 && strcmp(fenced[0], w.address) == 0, "%s", fenced[0]);
+                cr_assert_eq(rbd_write(w.image, 0, 5, "never"), -ESHUTDOWN, "the fenced client cannot write");
+                image_reopen(&n, &i);
+                cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
+                cr_assert_null(l.client, "its lock is broken");
+                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "the image is free: %s", err.text);
+                rbd_image_done(&i);
+                writer_stop(&w);
+                node_stop(&n);
+        }
+}
+
+/* It was cut short between the blocklist and the lock: a repeat finishes it. Who wrote last is fenced if its client is its own. */
+Test(rbd_image, fencing_by_hand_of_who_is_not_seen)
+{
+        char *own[] = { foreign_node, NULL };
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_strv_ char **fenced = NULL, **again = NULL;
+        RbdDevice d = { .address = (char *) "192.0.2.9:0/77", .alone = false };
+        RbdImage i = RBD_IMAGE_INIT;
+        RbdLocker l = {};
+        Node n;
+
+        node_start(&n, "foo");
+        image_open(&n, &i);
+        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        fence_refused(&i, own, "ceph osd blocklist add 192.0.2.9:0/77");
+        d.alone = true;
+        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_use_fence(&i, own, &fenced, &err), 0, "%s", err.text);
+        cr_assert_str_eq(fenced[0], "192.0.2.9:0/77");
+
+        CEPH_RBD(&ceph, (char *) "lock", (char *) "add", (char *) "kube/foo", (char *) "maintenance");
+        image_reopen(&n, &i);
+        cr_assert_eq(rbd_use_fence(&i, own, &again, &err), 0, "%s", err.text);
+        cr_assert_eq(strv_length(again), 2U);
+        image_reopen(&n, &i);
+        cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
+        cr_assert_null(l.client);
+        rbd_image_done(&i);
+        node_stop(&n);
+}
