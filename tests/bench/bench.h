@@ -168,12 +168,13 @@ void report_goal(Report *r, const char *key, const char *label, double value, Un
 typedef struct Plan {
         unsigned cycles, processes, mounts, parallel_rounds, parallel_volumes, held_volumes;
         unsigned restart_volumes_max, restart_rounds, plan_rounds;
-        unsigned churn_seconds, churn_ages, churn_cycles, churn_held_volumes;
+        unsigned churn_seconds, churn_ages, churn_cycles, churn_held_volumes, rbd_rounds;
 } Plan;
 
-/* restart.c and events.c: sections of the report. volumes are not mounted, before and after. */
+/* restart.c, events.c and rbd.c (where there is librbd): sections of the report. volumes are not mounted, before and after. */
 void measure_restart(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes);
 void measure_events(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes);
+void measure_rbd(const Plan *plan, Report *r, const Programs *programs, const char *dir, Volume *volumes);
 
 void report_print_table(const Report *r);
 void report_print_json(const Report *r);

@@ -38,6 +38,7 @@ static const Plan PLAN_FULL = {
         .churn_ages = 10,
         .churn_cycles = 400,
         .churn_held_volumes = 1000,
+        .rbd_rounds = 100,
 };
 static const Plan PLAN_QUICK = {
         .cycles = 150,
@@ -53,6 +54,7 @@ static const Plan PLAN_QUICK = {
         .churn_ages = 2,
         .churn_cycles = 40,
         .churn_held_volumes = 0,
+        .rbd_rounds = 15,
 };
 
 void die(const char *format, ...)
@@ -320,6 +322,9 @@ static const struct {
         { "node", measure_node },
         { "events", measure_events },
         { "restart", measure_restart },
+#ifdef BENCH_CEPH_LAB
+        { "rbd", measure_rbd },
+#endif
 };
 
 /* only: the part that is wanted; NULL: all. */
@@ -350,7 +355,7 @@ static bool part_is_known(const char *name)
 static int usage(const char *name)
 {
         fprintf(stderr,
-                "Usage: %s [--quick] [--json] [--only node|events|restart] --build-dir DIR --dir DIR\n", name);
+                "Usage: %s [--quick] [--json] [--only node|events|restart|rbd] --build-dir DIR --dir DIR\n", name);
         return EXIT_FAILURE;
 }
 
