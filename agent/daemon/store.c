@@ -13,6 +13,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "base/escape.h"
@@ -336,8 +337,13 @@ int store_parse(Manager *m, const char *text, size_t size, Volume **ret, Error *
 static int load_one(Manager *m, const char *name, Error *err)
 {
         _cleanup_free_ char *text = NULL;
+        struct stat st;
         size_t size;
         Volume *v;
+
+        /* opening a pipe would wait for its other end, and what a link leads to may lie on storage */
+        if (fstatat(m->records_fd, name, &st, AT_SYMLINK_NOFOLLOW) >= 0 && !S_ISREG(st.st_mode))
+                return error_set(err, ERROR_INTERNAL, EBADMSG, "no regular file");
         int r = read_file_at(m->records_fd, name, RECORD_SIZE_MAX, &text, &size);
         if (r < 0)
                 return error_set(err, ERROR_INTERNAL, r, "cannot be read: %s", strerror(-r));

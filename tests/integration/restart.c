@@ -327,6 +327,34 @@ Test(restart, record_with_values_of_the_wrong_type)
                 REPEAT_MOUNTS);
 }
 
+/* Opening the one would wait for ever, and the other may lead to any disk: set aside, as what it is. */
+Test(restart, record_that_is_no_file)
+{
+        Fixture f;
+        fixture_init(&f);
+        fixture_start(&f, SHORT_LINGER);
+        _cleanup_free_ char *image = fixture_image(&f, "a", 64 * MIB), *target = fixture_target(&f, "uid-1", "v"), *copy = format("%s/copy", f.dir);
+
+        mount_ok(&f, target, &(Volume) { .image = image });
+        _cleanup_free_ char *key = volume_property(&f, target, "Key"), *record = record_path(&f, key, "");
+        uint64_t id = mount_id(target);
+        for (unsigned i = 1; i <= 3; i++) {
+                fixture_stop(&f, SIGKILL);
+                RUN_OK("mv", record, copy);
+                cr_assert((i == 1 ? mkfifo(record, 0600) : i == 2 ? symlink(copy, record) : mkdir(record, 0700)) >= 0, "%s", strerror(errno));
+                fixture_start(&f, SHORT_LINGER);
+                cr_assert_eq(count_set_aside(&f, false), i);
+                mount_ok(&f, target, &(Volume) { .image = image });
+                cr_assert_eq(mount_id(target), id);
+        }
+        _cleanup_free_ char *last = record_path(&f, key, ".bad2");
+        cr_assert(rmdir(last) >= 0, "%s", strerror(errno));
+        cr_assert_eq(count_set_aside(&f, true), 2);
+        unmount_ok(&f, target);
+        wait_clean(&f, 1 + 5);
+        fixture_done(&f);
+}
+
 /* ---- devices of another agent on the same machine ---- */
 
 Test(restart, devices_of_another_agent)
