@@ -10,6 +10,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <systemd/sd-daemon.h>
 #include <time.h>
 
@@ -23,12 +24,31 @@
 #include "daemon/store.h"
 #include "daemon/system-bus.h"
 
+/* How long a berthd is waited for that was killed while it started a mounter: until that child's exec has closed its copy of the lock. */
+#define LOCK_TRIES 20U
+#define LOCK_PAUSE_NSEC (50 * 1000 * 1000)
+
 static int open_directory(int dir_fd, const char *path, int *ret, Error *err)
 {
         if (mkdirat(dir_fd, path, 0700) < 0 && errno != EEXIST)
                 return error_set(err, ERROR_RECORD_FAILED, errno, "Cannot make %s: %m", path);
         *ret = openat(dir_fd, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | (dir_fd >= 0 ? O_NOFOLLOW : 0));
         return *ret < 0 ? error_set(err, ERROR_RECORD_FAILED, errno, "Cannot open %s: %m", path) : 0;
+}
+
+/* Before anything is looked at or changed: a second berthd would put right what the first has under way. */
+static int lock_directory(Manager *m, Error *err)
+{
+        static const struct timespec pause = { .tv_nsec = LOCK_PAUSE_NSEC };
+
+        for (unsigned i = 0; flock(m->runtime_fd, LOCK_EX | LOCK_NB) < 0; i++) {
+                if (errno != EWOULDBLOCK)
+                        return error_set(err, ERROR_RECORD_FAILED, errno, "Cannot lock %s: %m", m->settings.runtime_dir);
+                if (i >= LOCK_TRIES)
+                        return error_set(err, ERROR_BUSY, EADDRINUSE, "Another berthd uses %s", m->settings.runtime_dir);
+                (void) nanosleep(&pause, NULL);
+        }
+        return 0;
 }
 
 static int open_directories(Manager *m, Error *err)
@@ -44,6 +64,8 @@ static int open_directories(Manager *m, Error *err)
                 return error_set(err, ERROR_RECORD_FAILED, r, "Cannot make %s or %s: %s", m->settings.runtime_dir,
                                  m->settings.state_dir, strerror(-r));
         r = open_directory(AT_FDCWD, m->settings.runtime_dir, &m->runtime_fd, err);
+        if (r >= 0)
+                r = lock_directory(m, err);
         if (r >= 0)
                 r = open_directory(m->runtime_fd, "volumes", &m->records_fd, err);
         if (r >= 0)

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -352,6 +353,44 @@ Test(restart, record_that_is_no_file)
         cr_assert_eq(count_set_aside(&f, true), 2);
         unmount_ok(&f, target);
         wait_clean(&f, 1 + 5);
+        fixture_done(&f);
+}
+
+/* ---- a second agent in the same directory ---- */
+
+/* Started by hand, say. It must not put right what it takes for a dead one's, on whatever socket it would serve. */
+Test(restart, a_second_berthd)
+{
+        Fixture f;
+        fixture_init(&f);
+        fixture_start(&f, NULL);
+        _cleanup_free_ char *image = fixture_image(&f, "a", 64 * MIB), *target = fixture_target(&f, "uid-1", "v"),
+                            *berthd = executable_path(&f, "berthd"), *mounters = format("%s/mounters", f.dir), *socket = format("%s/second.sock", f.dir),
+                            *leftover = format("%s/volumes/.some.json.tmp", f.runtime_dir);
+
+        mount_ok(&f, target, &(Volume) { .image = image });
+        _cleanup_free_ char *key = volume_property(&f, target, "Key"), *record = record_path(&f, key, "");
+        cr_assert(kill(f.agent, SIGSTOP) >= 0);
+        _cleanup_free_ char *before = read_text(record);
+        cr_assert(umount2(target, 0) >= 0); /* what the second would find, and write down */
+        write_text(leftover, "of a write that is under way");
+        char *const sockets[] = { f.socket, socket };
+        for (size_t i = 0; i < ELEMENTSOF(sockets); i++) {
+                _cleanup_free_ char *err = NULL, *now = NULL;
+                char *argv[] = { "timeout", "20", berthd, "--config", f.config, "--socket", sockets[i], "--runtime-dir", f.runtime_dir,
+                                 "--state-dir", f.state_dir, "--kubelet-root", f.kubelet_root, "--mounter-dir", mounters, NULL };
+
+                cr_assert_eq(run(argv, NULL, &err), 1, "it served, or crashed: %s", err);
+                cr_assert(strstr(err, "Another berthd") && strstr(err, f.runtime_dir), "%s", err);
+                now = read_text(record);
+                cr_assert_str_eq(now, before, "it changed the record");
+                cr_assert_eq(access(leftover, F_OK), 0, "it removed what the first was writing");
+        }
+        cr_assert(unlink(leftover) >= 0 && kill(f.agent, SIGCONT) >= 0);
+        mount_ok(&f, target, &(Volume) { .image = image });
+        cr_assert_eq(fixture_count_mounts(target), 1);
+        unmount_ok(&f, target);
+        wait_clean(&f, 5);
         fixture_done(&f);
 }
 
