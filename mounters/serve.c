@@ -147,6 +147,8 @@ static int lock_take(Mounter *m, const struct Method *method, const MounterVolum
         m->lock_fd = fd;
         FAULT_POINT("lock.taken");
         if (peer_is_gone()) {
+                /* perhaps made just now, for a volume that is detached already: nobody would ever remove it. Who needs it makes it anew. */
+                (void) lock_file_remove(c->locks_fd, v->key);
                 m->lock_fd = close_fd(m->lock_fd);
                 return error_set(err, ERROR_SHUTTING_DOWN, ECONNRESET, "berthd has ended");
         }

@@ -354,6 +354,30 @@ Test(mounter, finishes_when_the_connection_closes)
         c.pid = 0;
 }
 
+/* A call that it finds when its berthd is dead does not begin, and leaves nothing that says so. */
+Test(mounter, does_not_begin_for_a_dead_berthd)
+{
+        _cleanup_free_ char *image = fixture_image_formatted(&f, "a.img", 16 << 20, "ext4"), *lock = NULL;
+        _cleanup_message_ sd_bus_message *m = NULL;
+        int status = -1;
+        MounterVolume v;
+
+        volume_init(&v, image, NULL, "ext4");
+        volume_resolve(&c, &v);
+        cr_assert(asprintf(&lock, "%s/locks/%s", f.runtime_dir, v.key) >= 0);
+        cr_assert(kill(c.pid, SIGSTOP) >= 0 && waitpid(c.pid, &status, WUNTRACED) == c.pid && WIFSTOPPED(status));
+        m = mounter_request(&c, "Attach", &v);
+        cr_assert(sd_bus_send(c.bus, m, NULL) >= 0 && sd_bus_flush(c.bus) >= 0);
+        m = sd_bus_message_unref(m);
+        mounter_client_disconnect(&c);
+        cr_assert(kill(c.pid, SIGCONT) >= 0 && waitpid(c.pid, &status, 0) == c.pid);
+        c.pid = 0;
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status 0x%x", (unsigned) status);
+        cr_assert_eq(fixture_count_loops(&f), 0, "it attached the image");
+        cr_assert(access(lock, F_OK) < 0, "the lock file was left");
+        volume_free(&v);
+}
+
 /* SIGTERM, which berthd sends to what is killable, does not end a Create: its answer comes first. */
 Test(mounter, termination_waits_for_what_must_finish)
 {
