@@ -329,6 +329,37 @@ Test(watch, device_detached)
         watch_done(&f, target, &(Volume) { .image = image });
 }
 
+static bool has_looked(void *arg)
+{
+        const Count *c = arg;
+
+        return status_number(c->f, "reconciles") > c->n;
+}
+
+/*
+ * A device that is unplugged or unmapped is told by "remove". The kernel tells it of the volume's device when it is asked to; that the device
+ * is still there is then seen, and nothing is done to it.
+ */
+Test(watch, device_removed)
+{
+        Fixture f;
+        watch_init(&f, SOURCE_MOUNTINFO);
+        _cleanup_free_ char *image = fixture_image(&f, "a", 64 * MIB), *target = fixture_target(&f, "uid-1", "v"),
+                            *device = NULL;
+        const Volume v = { .image = image, .name = "pv-1" };
+
+        cr_assert_eq(try_attach(&f, &v, &device, NULL), ERROR_NONE);
+        wait_quiet(&f);
+        _cleanup_free_ char *uevent = format("/sys/block/%s/uevent", device + strlen("/dev/"));
+        uint64_t looks = status_number(&f, "reconciles");
+        write_text(uevent, "remove");
+        wait_until(has_looked, &(Count) { &f, looks }, NOTICE_SECONDS, "the removal of a volume's device is noticed");
+        _cleanup_free_ char *state = volume_property(&f, v.name, "State");
+        cr_assert_str_eq(state, "attached");
+        cr_assert_eq(try_detach(&f, v.name), ERROR_NONE);
+        watch_done(&f, target, &(Volume) { .image = image });
+}
+
 /* ---- others ---- */
 
 /* Binds a directory and unmounts it again for so many seconds; exit status 0 if it kept about that rate. */
