@@ -377,8 +377,7 @@ void watch_check_done(Manager *m, const char *key, CheckEnd end)
 
 /* ---- the timer ---- */
 
-/* Between three and five quarters of the interval, so that the nodes of a cluster do not all look at once. */
-static uint64_t with_jitter(uint64_t interval)
+uint64_t watch_jitter(uint64_t interval)
 {
         uint32_t random = 0;
 
@@ -393,7 +392,7 @@ static int on_full_timer(sd_event_source *s, uint64_t usec, void *userdata)
         reconcile_request(w->manager, RECONCILE_APPLY, NULL);
         if (!w->checked && !check_first(w, w->manager->volumes))
                 free(TAKE_PTR(w->checked));
-        (void) sd_event_source_set_time_relative(s, with_jitter(w->manager->settings.reconcile_interval_usec));
+        (void) sd_event_source_set_time_relative(s, watch_jitter(w->manager->settings.reconcile_interval_usec));
         return sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 }
 

@@ -16,6 +16,8 @@ int watch_start(Manager *m, Error *err);
 /* The settings have changed: a full look now. */
 void watch_reload(Manager *m);
 void watch_free(Manager *m);
+/* Between three and five quarters of the interval, by chance, so that the nodes of a cluster do not all look at once. */
+uint64_t watch_jitter(uint64_t interval);
 typedef enum CheckEnd {
         CHECK_ENDED,
         CHECK_GIVEN_UP,       /* its time is up; it may end later, or never */
