@@ -20,6 +20,7 @@
 #include "base/fault.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "daemon/mounter-pool.h"
 #include "daemon/step.h"
 #include "protocol/messages.h"
 #include "protocol/names.h"
@@ -315,6 +316,8 @@ int store_parse(Manager *m, const char *text, size_t size, Volume **ret, Error *
         const char *driver = json_string_value(field(o, "driver"));
         if (!key || !identity || !driver || !volume_key_is_valid(key))
                 return error_set(err, ERROR_INTERNAL, EBADMSG, "key, identity or driver is missing or malformed");
+        if (!pool_kind_is_valid(driver))
+                return error_set(err, ERROR_INTERNAL, EBADMSG, "'%.64s' is not a name of a driver", driver);
         if (volume_find(m, key))
                 return error_set(err, ERROR_INTERNAL, EEXIST, "key %s stands in another record too", key);
 

@@ -52,3 +52,25 @@ Test(record, known_keys_are_not_unknown)
         json_decref(o);
         json_decref(second);
 }
+
+/* What names files and programs is what a request could have brought. */
+Test(record, names_that_cannot_be)
+{
+        static const char *const keys[] = { "", "..", ".hidden", "a/b", "../../etc/x", "A", "loop 1" };
+        static const char *const drivers[] = { "", "../../bin/sh", "a/b", "Loop", "loop ", "loop-1", "seventeenletterss" };
+
+        for (size_t i = 0; i < ELEMENTSOF(keys) + ELEMENTSOF(drivers); i++) {
+                const char *key = i < ELEMENTSOF(keys) ? keys[i] : "loop-1-2-3", *driver = i < ELEMENTSOF(keys) ? "loop" : drivers[i - ELEMENTSOF(keys)];
+                json_t *o = json_loads(RECORD(""), 0, NULL);
+                _cleanup_error_ Error err = ERROR_INIT;
+                Manager m = {};
+                Volume *v = NULL;
+
+                json_object_set_new(o, "key", json_string(key));
+                json_object_set_new(o, "driver", json_string(driver));
+                _cleanup_free_ char *text = json_dumps(o, JSON_COMPACT);
+                json_decref(o);
+                cr_assert(store_parse(&m, text, strlen(text), &v, &err) < 0, "%s was taken", text);
+                cr_assert(v == NULL && m.volumes == NULL && err.text && *err.text);
+        }
+}
