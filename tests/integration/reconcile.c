@@ -194,7 +194,7 @@ static void record_lost(const char *fs_type, const char *option)
 {
         Scene s;
         scene_init(&s, CONFIG, fs_type, option);
-        _cleanup_free_ char *two = fixture_target(&s.f, "uid-2", "v");
+        _cleanup_free_ char *two = fixture_target(&s.f, "uid-2", "tab\t new\nline back\\slash \\134 \xff"); /* escaped in the mount table */
         Volume read_only = s.v;
         read_only.read_only = true;
         mount_ok(&s.f, two, &read_only);
@@ -422,6 +422,34 @@ Test(reconcile, pod_directory_removed)
         wait_clean(&s.f, GONE_SECONDS);
         unmount_ok(&s.f, s.target); /* the kubelet's own repeat */
         cr_assert(mkdir(s.target, 0750) >= 0);
+        scene_done(&s);
+}
+
+/* While no agent runs, the pod's directory is moved out of the root, and a link put there to what is mounted elsewhere. */
+Test(reconcile, pod_directory_exchanged_for_a_link)
+{
+        Scene s;
+        scene_init(&s, CONFIG, NULL, NULL);
+        _cleanup_free_ char *pod = format("%s/pods/uid-1", s.f.kubelet_root), *away = format("%s/away", s.f.dir),
+                            *moved = format("%s/volumes/berth~loop/v", away), *other = format("%s/other", s.f.dir),
+                            *others = format("%s/volumes/berth~loop/v", other);
+
+        fixture_stop(&s.f, SIGKILL);
+        RUN_OK("mkdir", "-p", others);
+        cr_assert(mount("tmpfs", others, "tmpfs", 0, "size=64k") >= 0, "%s", strerror(errno));
+        cr_assert(rename(pod, away) >= 0 && symlink(other, pod) >= 0, "%s", strerror(errno));
+        fixture_start(&s.f, CONFIG);
+        json_decref(BERTHCTL(&s.f, "reconcile"));
+        wait_until(property_is, &(Wanted) { &s.f, s.key, "State", "detaching" }, 10, "nothing of the root shows the volume any more");
+        cr_assert_eq(fixture_count_mounts(others), 1, "what the link leads to was touched");
+        cr_assert_eq(fixture_count_mounts(moved), 1, "what was moved away was touched");
+        expect_line(moved, "file", "kept");
+        cr_assert_eq(fixture_unmount(&s.f, s.target, NULL), ERROR_TARGET_INVALID);
+        cr_assert_eq(fixture_count_mounts(others), 1, "what the link leads to was unmounted");
+
+        cr_assert(umount2(others, 0) >= 0 && umount2(moved, 0) >= 0, "%s", strerror(errno));
+        wait_clean(&s.f, GONE_SECONDS);
+        cr_assert(unlink(pod) >= 0 && rename(away, pod) >= 0);
         scene_done(&s);
 }
 
