@@ -82,6 +82,29 @@ int write_full(int fd, const void *data, size_t size)
         return 0;
 }
 
+/*
+ * A file without a name: whoever is killed meanwhile leaves nothing. Not where one is replaced, since a link is never made over a
+ * name; nor on tmpfs, whose files end with it.
+ */
+static int open_unnamed(int dir_fd, const char *name, WriteFlags flags)
+{
+        if (!(flags & WRITE_SYNC) || faccessat(dir_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) >= 0 || errno != ENOENT)
+                return -EEXIST;
+        int fd = openat(dir_fd, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0600);
+        return fd < 0 ? -errno : fd; /* not every file system can */
+}
+
+/* Gives the content its name. temporary: NULL if it has none yet. */
+static int file_publish(int dir_fd, int fd, const char *temporary, const char *name)
+{
+        char self[40];
+
+        if (temporary)
+                return renameat(dir_fd, temporary, dir_fd, name) < 0 ? -errno : 0;
+        snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
+        return linkat(AT_FDCWD, self, dir_fd, name, AT_SYMLINK_FOLLOW) < 0 ? -errno : 0;
+}
+
 int write_file_atomic_at(int dir_fd, const char *name, const void *data, size_t size, WriteFlags flags)
 {
         char temporary[NAME_MAX + 1];
@@ -89,8 +112,10 @@ int write_file_atomic_at(int dir_fd, const char *name, const void *data, size_t 
         if ((size_t) snprintf(temporary, sizeof(temporary), ".%s.tmp", name) >= sizeof(temporary))
                 return -ENAMETOOLONG;
 
-        _cleanup_close_ int fd =
-                        openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        _cleanup_close_ int fd = open_unnamed(dir_fd, name, flags);
+        const bool named = fd < 0;
+        if (named)
+                fd = openat(dir_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0)
                 return -errno;
 
@@ -99,10 +124,11 @@ int write_file_atomic_at(int dir_fd, const char *name, const void *data, size_t 
                 r = -errno;
         if (r >= 0)
                 r = FAULT_ERROR("file.temporary");
-        if (r >= 0 && renameat(dir_fd, temporary, dir_fd, name) < 0)
-                r = -errno;
+        if (r >= 0)
+                r = file_publish(dir_fd, fd, named ? temporary : NULL, name);
         if (r < 0) {
-                (void) unlinkat(dir_fd, temporary, 0);
+                if (named)
+                        (void) unlinkat(dir_fd, temporary, 0);
                 return r;
         }
         if ((flags & WRITE_SYNC) && fsync(dir_fd) < 0)

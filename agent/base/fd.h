@@ -30,7 +30,8 @@ typedef enum WriteFlags {
 
 /*
  * Replaces the file by way of a temporary name (".<name>.tmp") in the same directory and rename(2), so that
- * a reader sees the old or the new content, never a part. Mode 0600. One writer per name at a time.
+ * a reader sees the old or the new content, never a part. With WRITE_SYNC a new file has no name before it is complete, where the
+ * file system can do that. Mode 0600. One writer per name at a time.
  */
 int write_file_atomic_at(int dir_fd, const char *name, const void *data, size_t size, WriteFlags flags);
 
