@@ -190,6 +190,7 @@ static int act(const FaultSpec *spec)
                 if (agent)
                         die();
                 kill_parent();
+                pause_briefly(atol(spec->argument));
         }
         if (strcmp(spec->action, "fail") == 0)
                 return -error_number(spec->argument);

@@ -15,7 +15,7 @@
  *                                    The N-th time is then that of all processes together, counted in the file PATH.count
  *
  *      kill-self       the process that reaches the point
- *      kill-agent      berthd; in a mounter, its parent if that is berthd
+ *      kill-agent[:MSEC]  berthd; in a mounter, its parent if that is berthd, and the mounter goes on after MSEC
  *      kill-mounter    the mounter; in berthd, all of its mounters
  *      kill-both       the mounter (or all) and berthd
  *      fail:ERRNO      FAULT_ERROR() gives -ERRNO (a name or a number); ignored at FAULT_POINT()
