@@ -2,9 +2,9 @@
 
 /*
  * The kill matrix. For every fault point (the list is made from the source), each time that a request reaches it: the agent
- * killed there, the mounter killed, both, and, where a point can fail, an error. Then the agent is started again if it is dead and the
- * request repeated, which must succeed; the data is there; and after the unmount nothing is left. A mounter that dies while
- * its agent lives must not even be noticed by who asked.
+ * killed there, the mounter killed, both, and, where a point can fail, an error and a delay. Then the agent is started again if it is dead and
+ * the request repeated, which must succeed; the data is there; and after the unmount nothing is left. A mounter that dies while
+ * its agent lives, or a delay, must not even be noticed by who asked.
  *
  * Each scenario is gone through once with every point written down; that tells which points it reaches and how often.
  *
@@ -550,7 +550,7 @@ static void matrix_case(Matrix *x, const char *point, unsigned hit, const char *
                 cr_assert_eq(waitpid(x->f.agent, NULL, 0), x->f.agent, "%s: %s", x->label, strerror(errno));
                 x->f.agent = 0;
                 matrix_start(x);
-        } else if (strcmp(action, "kill-mounter") == 0)
+        } else if (strcmp(action, "kill-mounter") == 0 || strncmp(action, "delay", 5) == 0)
                 cr_assert_eq(code, ERROR_NONE, "%s: it was noticed: %s: %s", x->label, error_code_name(code), text);
         if (x->s->abandons) {
                 must_unmount(x);
@@ -566,7 +566,7 @@ static void matrix_case(Matrix *x, const char *point, unsigned hit, const char *
  * would be through by then, as after kill-agent.
  */
 #define OUTLIVES "kill-agent:300"
-static const char *const actions[] = { "kill-agent", OUTLIVES, "kill-mounter", "kill-both", "fail:ENOSPC" };
+static const char *const actions[] = { "kill-agent", OUTLIVES, "kill-mounter", "kill-both", "fail:ENOSPC", "delay:50" };
 
 static bool action_is_meant(const Matrix *x, const Scenario *s, const Reached *point, const char *action)
 {
@@ -574,7 +574,7 @@ static bool action_is_meant(const Matrix *x, const Scenario *s, const Reached *p
                 return strcmp(action, "kill-both") == 0;
         if (strcmp(action, OUTLIVES) == 0)
                 return x->storage == &storage_loop && strncmp(point->name, "agent.", 6) != 0;
-        return point->can_fail || strncmp(action, "fail", 4) != 0;
+        return point->can_fail || strncmp(action, "kill", 4) == 0;
 }
 
 static void matrix_run(const char *name)
