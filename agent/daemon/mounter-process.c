@@ -25,6 +25,7 @@
 #include "protocol/messages.h"
 #include "protocol/names.h"
 
+#define RETIRE_TO_TERM_USEC (10 * UINT64_C(1000000)) /* to let go of what it has, on a busy node */
 #define TERM_TO_KILL_USEC (2 * UINT64_C(1000000))
 #define KILL_TO_QUARANTINE_USEC (3 * UINT64_C(1000000))
 #define MOUNTER_FD 3
@@ -112,16 +113,21 @@ static int on_kill_timer(sd_event_source *s, uint64_t usec, void *userdata)
         return 0;
 }
 
-void mounter_kill(MounterProcess *p)
+static void signal_end(MounterProcess *p)
 {
-        if (p->state == MOUNTER_ENDING || p->state == MOUNTER_QUARANTINED)
-                return;
-        mounter_set_state(p, MOUNTER_ENDING);
         p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
         (void) sd_event_source_send_child_signal(p->exit_source, SIGTERM, NULL, 0);
         if (sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME,
                                        TERM_TO_KILL_USEC, 1000, on_kill_timer, p) < 0)
                 (void) sd_event_source_send_child_signal(p->exit_source, SIGKILL, NULL, 0);
+}
+
+void mounter_kill(MounterProcess *p)
+{
+        if (p->state == MOUNTER_ENDING || p->state == MOUNTER_QUARANTINED)
+                return;
+        mounter_set_state(p, MOUNTER_ENDING);
+        signal_end(p);
 }
 
 /* The pool has to go on without one that never becomes ready, or such would take up all its places. */
@@ -137,10 +143,24 @@ static int on_start_timer(sd_event_source *s, uint64_t usec, void *userdata)
         return 0;
 }
 
+static int on_retire_timer(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        MounterProcess *p = userdata;
+
+        log_warning("Mounter %s (pid %d) does not end, though it has nothing to do", p->pool->kind, p->pid);
+        signal_end(p);
+        return 0;
+}
+
+/* It keeps its place in the pool until it has ended. */
 void mounter_retire(MounterProcess *p)
 {
         p->bus = sd_bus_close_unref(p->bus);
         mounter_set_state(p, MOUNTER_ENDING);
+        p->kill_timer = sd_event_source_disable_unref(p->kill_timer);
+        if (sd_event_add_time_relative(p->pool->manager->event, &p->kill_timer, CLOCK_BOOTTIME, RETIRE_TO_TERM_USEC, 1000000,
+                                       on_retire_timer, p) < 0)
+                signal_end(p);
 }
 
 typedef struct Hello {

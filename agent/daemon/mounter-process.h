@@ -15,7 +15,7 @@ typedef enum MounterState {
         MOUNTER_STARTING,    /* its version is being asked */
         MOUNTER_IDLE,
         MOUNTER_BUSY,
-        MOUNTER_ENDING,      /* signalled */
+        MOUNTER_ENDING,      /* signalled, or told by its connection's end */
         MOUNTER_QUARANTINED, /* survived SIGKILL: blocked inside the kernel */
         _MOUNTER_STATE_MAX,
         _MOUNTER_STATE_INVALID = -EINVAL,
@@ -25,7 +25,7 @@ typedef struct MounterProcess {
         Pool *pool;
         pid_t pid;
         sd_bus *bus;
-        sd_event_source *exit_source, *kill_timer; /* while starting: until it must be ready */
+        sd_event_source *exit_source, *kill_timer; /* while starting: until it must be ready; retired: until it must have ended */
         sd_bus_slot *hello;
         MounterState state;
         char *version; /* NULL until it has told it */
@@ -42,7 +42,7 @@ typedef struct MounterProcess {
 int mounter_start(Pool *pool, uint64_t start_usec);
 /* Ends it: SIGTERM, SIGKILL after 2 s, quarantine after 3 s more. Its operation learns by operation_mounter_died(). */
 void mounter_kill(MounterProcess *p);
-/* It ends when it sees the connection closed; it is not waited for. */
+/* An idle one: it ends when it sees the connection closed. One that has not after 10 s is ended as by mounter_kill(). */
 void mounter_retire(MounterProcess *p);
 /* Forgets it; whether it ends is no longer looked at. */
 void mounter_free(MounterProcess *p);

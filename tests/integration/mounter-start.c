@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
 /*
- * Mounters that do not become ready, or end as soon as they are started, as on a node that is short of everything or whose program is
- * damaged: who waits goes on waiting for others, and is told when there are none. The program in the mounter's place is a script that hangs
+ * Mounters that do not become ready, end as soon as they are started, or do not end, as on a node that is short of everything or whose program
+ * is damaged: who waits goes on waiting for others, and is told when there are none. The program in the mounter's place is a script that hangs
  * or ends, or is the real one.
  */
 
@@ -164,5 +164,31 @@ Test(mounter_start, one_is_at_work, .timeout = 120)
         unmount_ok(&f, two);
         wait_clean(&f, 10);
         gate_done(&f);
+        fixture_done(&f);
+}
+
+/* Each is asked to end after its first operation, hangs, and takes no notice of SIGTERM: its place is somebody's again, in time. */
+Test(mounter_start, hang_at_the_end, .timeout = 180)
+{
+        Fixture f;
+
+        fixture_init(&f);
+        _cleanup_free_ char *image = fixture_image_formatted(&f, "a", 16 * MIB, "ext4"), *target = fixture_target(&f, "uid-1", "v"),
+                            *real = executable_path(&f, "mounter-loop"),
+                            *hang = format("%s/hang", f.dir),
+                            *condition = format("trap '' TERM\n'%s' \"$@\"\nwhile [ -e \"$dir/hang\" ]; do sleep 0.1; done; exit", real);
+        mounter_becomes(&f, condition);
+        write_text(hang, "");
+        fixture_start(&f, "[Mounters]\nWarm=0\nMax=1\nOperationsMax=1\n");
+        for (unsigned i = 0; i < 2; i++) {
+                Call c = call_start(&f, CALL_MOUNT, target, &(Volume) { .image = image });
+                ErrorCode code = call_wait(&c);
+                cr_assert_eq(code, ERROR_NONE, "answered %s after %.1f s", error_code_name(code), c.seconds);
+                cr_assert_lt(c.seconds, 40, "answered after %.1f s", c.seconds);
+                unmount_ok(&f, target);
+        }
+        cr_assert_geq(count_starts(&f, NULL), 3, "%u were started", count_starts(&f, NULL));
+        wait_clean(&f, 60);
+        cr_assert(unlink(hang) >= 0);
         fixture_done(&f);
 }
