@@ -18,8 +18,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/statvfs.h>
-#include <sys/wait.h>
-#include <time.h>
 
 #include "base/fault.h"
 #include "base/fd.h"
@@ -282,35 +280,6 @@ static int nfs_unpublish(Mounter *m, const MounterVolume *v, MounterResult *r, E
 
 /* ---- unstage, detach ---- */
 
-/*
- * In a process of its own, which goes on alone if the kernel takes its time: there may be something left to
- * write. It holds no lock and no socket, so it keeps nobody from working on the volume.
- */
-static void force_child(const char *path)
-{
-        (void) setsid();
-        (void) close_range(0, ~0U, 0);
-        /* what waits for the server fails; then nothing is left to wait for, but for those who begin to wait
-         * anew */
-        if (umount2(path, UMOUNT_NOFOLLOW | MNT_FORCE) < 0)
-                (void) umount2(path, UMOUNT_NOFOLLOW | MNT_DETACH);
-        _exit(EXIT_SUCCESS);
-}
-
-static void force_unmount(const char *path)
-{
-        const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
-        pid_t child = fork();
-
-        if (child == 0)
-                force_child(path);
-        for (uint64_t waited = 0; child > 0 && waited < FORCE_USEC; waited += 10000) {
-                if (waitpid(child, NULL, WNOHANG) != 0)
-                        return;
-                (void) nanosleep(&pause, NULL);
-        }
-}
-
 static int stage_leave(const MounterVolume *v, Error *err)
 {
         return error_set(err, ERROR_SERVER_UNREACHABLE, ETIMEDOUT,
@@ -329,7 +298,7 @@ static int nfs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Err
             !server_answers(v->staging_path)) {
                 if (!v->force && !stage_is_lost(m, v->staging_path))
                         return stage_leave(v, err);
-                force_unmount(v->staging_path);
+                (void) fs_umount_force(v->staging_path, FORCE_USEC); /* there may be something left to write */
         }
         return fs_unstage(m, v, r, err);
 }

@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "mounters/fs/umount.h"
 
 #define MIB (UINT64_C(1) << 20)
 #define FROZEN_MAX_SECONDS 60
@@ -361,6 +362,41 @@ Test(stuck, unmounting)
         mount_ok(f, target, &v);
         expect_line(target, "file", "not on the disk yet");
         unmount_ok(f, target);
+        frozen_done(&z);
+}
+
+/* By force, and the kernel takes longer than anybody waits: whoever asked for it is left without a child, at work or dead. */
+Test(stuck, unmounting_by_force)
+{
+        Frozen z;
+        frozen_init(&z);
+        Fixture *f = &z.f;
+        _cleanup_free_ char *image = format("%s/image", z.lower), *dir = format("%s/forced", f->dir);
+        int status;
+
+        write_text(image, "");
+        cr_assert(truncate(image, 64 * MIB) >= 0 && mkdir(dir, 0700) >= 0);
+        RUN_OK("mkfs.ext4", "-q", "-F", image);
+        RUN_OK("mount", "-n", "-o", "loop", image, dir);
+        sync();
+        write_line(dir, "file", "not on the disk yet");
+        freeze(&z, z.lower);
+        double started = now_seconds();
+        pid_t mounter = fork();
+        if (mounter == 0) {
+                int r = fs_umount_force(dir, 300000);
+                _exit(r != -ETIMEDOUT ? 1 : waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD ? 2 : 0);
+        }
+        cr_assert_eq(waitpid(mounter, &status, 0), mounter);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "wait status %#x", (unsigned) status);
+        cr_assert_lt(now_seconds() - started, 10, "it took %.1f s", now_seconds() - started);
+        thaw(&z);
+        wait_until(only_the_lower_is_left, &z.f, 10, "it has gone on, and the device is free");
+        RUN_OK("mount", "-n", "-o", "loop", image, dir);
+        expect_line(dir, "file", "not on the disk yet");
+        cr_assert_eq(fs_umount_force(dir, 10000000), 0);
+        cr_assert_eq(fixture_count_mounts(dir), 0);
+        cr_assert_eq(rmdir(dir), 0);
         frozen_done(&z);
 }
 
