@@ -252,17 +252,20 @@ void nfs_mount_done(NfsMount *m)
         *m = (NfsMount){};
 }
 
-static unsigned read_port(const char *options)
+/* The number that an option begins with: "3" and "4.2" of vers. */
+static unsigned read_number(const char *options, const char *name, unsigned fallback)
 {
-        unsigned port;
+        unsigned number;
         char text[16];
         char *value;
         size_t n;
 
-        if (mnt_optstr_get_option(options, "port", &value, &n) != 0 ||
-            snprintf(text, sizeof(text), "%.*s", (int) n, value) >= (int) sizeof(text) || parse_unsigned(text, &port) < 0)
-                return NFS_PORT;
-        return port;
+        if (mnt_optstr_get_option(options, name, &value, &n) != 0 || n >= sizeof(text))
+                return fallback;
+        memcpy(text, value, n);
+        text[n] = 0;
+        text[strcspn(text, ".")] = 0;
+        return parse_unsigned(text, &number) < 0 ? fallback : number;
 }
 
 static int mount_read(struct libmnt_fs *fs, NfsMount *ret)
@@ -274,7 +277,9 @@ static int mount_read(struct libmnt_fs *fs, NfsMount *ret)
         *ret = (NfsMount){.target = strdup(mnt_fs_get_target(fs)),
                           .source = strdup(str_or(mnt_fs_get_source(fs), "")),
                           .device = mnt_fs_get_devno(fs),
-                          .port = read_port(options)};
+                          .version = read_number(options, "vers", 4) == 3 ? 3 : 4};
+        /* the kernel does not show the port that it takes by itself: NFSv4's own, or what rpcbind says */
+        ret->port = read_number(options, "port", ret->version == 3 ? 0 : NFS_PORT);
         if (mnt_optstr_get_option(options, "addr", &value, &n) == 0 && n < sizeof(ret->address))
                 memcpy(ret->address, value, n);
         if (ret->target && ret->source)

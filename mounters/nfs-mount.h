@@ -21,7 +21,8 @@ typedef struct NfsMount {
         char *source; /* "server:/export" as it was mounted; of a bind with the directory below */
         char *target;
         char address[NFS_ADDRESS_MAX];
-        unsigned port;
+        unsigned port; /* 0: the kernel asks the server's rpcbind */
+        int version;   /* 3 or 4 */
         dev_t device;
 } NfsMount;
 void nfs_mount_done(NfsMount *m);

@@ -38,7 +38,7 @@ static bool judge(const struct addrinfo *found, const NfsMount *mount, uint64_t 
                         return false;
         for (const struct addrinfo *a = found; a; a = a->ai_next)
                 if (getnameinfo(a->ai_addr, a->ai_addrlen, address, sizeof(address), NULL, 0, NI_NUMERICHOST) == 0 &&
-                    nfs_ping(address, mount->port, usec / n) == 0) {
+                    nfs_null(address, mount->port, mount->version, usec / n) == 0) {
                         memcpy(ret, address, sizeof(address));
                         return true;
                 }

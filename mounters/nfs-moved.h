@@ -6,8 +6,8 @@
 #include "mounters/nfs-mount.h"
 
 /*
- * Whether the name in found->source leads only to other addresses than found->address, and one of them accepts
- * connections, which is then in ret. A name that is an address never moves. Takes usec at most for the name, and
+ * Whether the name in found->source leads only to other addresses than found->address, and NFS answers at one of
+ * them, which is then in ret. A name that is an address never moves. Takes usec at most for the name, and
  * as long for the addresses. Helper.
  */
 bool nfs_server_moved(Mounter *m, const NfsMount *found, uint64_t usec, char ret[NFS_ADDRESS_MAX]);

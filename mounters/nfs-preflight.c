@@ -33,6 +33,7 @@
 #define LOOKUPS_MAX 6U /* a server may take as few as 8 operations at once */
 #define SERVICE_INTERVAL_MSEC 100
 #define STATUS_PROGRAM 100024
+#define RPCBIND_PORT 111
 #define ADDRESSES_MAX 8U
 
 DEFINE_POINTER_CLEANUP(struct rpc_context *, rpc_destroy_context);
@@ -176,6 +177,16 @@ static int connect_to(const char *address, unsigned port, int program, int versi
         if (r >= 0)
                 *ret = TAKE_PTR(rpc);
         return r;
+}
+
+int nfs_null(const char *address, unsigned port, int version, uint64_t usec)
+{
+        _cleanup_rpc_ struct rpc_context *rpc = NULL;
+        uint64_t deadline_usec = now_boottime_usec() + usec;
+
+        if (port == 0 && nfs_ping(address, RPCBIND_PORT, usec / 2) < 0)
+                port = NFS_PORT;
+        return connect_to(address, port, NFS_PROGRAM, version, deadline_usec, &rpc);
 }
 
 /* ---- what is being looked at ---- */

@@ -31,6 +31,14 @@ int nfs_preflight(Mounter *m, const NfsSource *s, NfsPeer *ret, Error *err);
  * Helper. */
 int nfs_ping(const char *address, unsigned port, uint64_t usec);
 
+/*
+ * Whether a server answers NFS's NULL call of this version (3 or 4): 0 or negative errno, -ETIMEDOUT after
+ * usec. Port 0: where its rpcbind says that NFS is, which is how the kernel finds it; without an rpcbind
+ * NFS_PORT. A connection alone says nothing, since the kernel of a server takes it for an nfsd that hangs.
+ * Helper.
+ */
+int nfs_null(const char *address, unsigned port, int version, uint64_t usec);
+
 /* Whether rpc.statd of this node answers; started by start-statd if it is not there. Error:
  * LOCKING_UNAVAILABLE. */
 int nfs_locking_check(Mounter *m, Error *err);

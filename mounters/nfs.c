@@ -232,14 +232,13 @@ static int nfs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Err
 
 /* ---- unpublish ---- */
 
-/* Whether the server of a mount accepts connections: looked up in the mount table, asked beside the mount.
- */
+/* Whether the server of a mount answers where it is mounted from: looked up in the mount table, asked beside the mount. */
 static bool server_answers(const char *path)
 {
         _cleanup_nfs_mount_ NfsMount found = {};
 
         return nfs_mount_find(path, &found) < 0 || !*found.address ||
-               nfs_ping(found.address, found.port, PING_USEC) == 0;
+               nfs_null(found.address, found.port, found.version, PING_USEC) == 0;
 }
 
 static int detach_all(int parent_fd, const char *name, unsigned *layers)

@@ -9,6 +9,7 @@
 
 #include "agent-client.h"
 #include "mounter-client.h"
+#include "mounters/nfs-preflight.h"
 
 #include <arpa/inet.h>
 #include <signal.h>
@@ -25,12 +26,30 @@ typedef enum Manner {
         SILENT,  /* takes connections and says nothing */
         GARBAGE, /* answers whatever comes with bytes that are no RPC */
         CLOSES,
+        ANSWERS, /* whatever is called, as a NULL call is answered */
 } Manner;
 
 typedef struct Server {
         pid_t pid;
         unsigned port;
 } Server;
+
+static bool read_all(int fd, void *buffer, size_t size)
+{
+        return recv(fd, buffer, size, MSG_WAITALL) == (ssize_t) size;
+}
+
+/* A record of one fragment each way: accepted, and no result. */
+static void answer_calls(int fd)
+{
+        uint32_t mark, call[256], reply[7] = {htonl(0x80000018), 0, htonl(1)};
+
+        while (read_all(fd, &mark, sizeof(mark)) && (ntohl(mark) & 0x7fffffff) <= sizeof(call) &&
+               read_all(fd, call, ntohl(mark) & 0x7fffffff)) {
+                reply[1] = call[0];
+                (void) !write(fd, reply, sizeof(reply));
+        }
+}
 
 static void serve(int listen_fd, Manner manner)
 {
@@ -46,6 +65,8 @@ static void serve(int listen_fd, Manner manner)
                         (void) !read(fd, buffer, sizeof(buffer));
                         (void) !write(fd, garbage, sizeof(garbage));
                 }
+                if (fd >= 0 && manner == ANSWERS)
+                        answer_calls(fd);
                 if (manner != SILENT)
                         close(fd);
         }
@@ -154,6 +175,31 @@ Test(nfs, servers_that_are_none)
         server_stop(&garbage);
         server_stop(&closes);
         fixture_done(&f);
+}
+
+/* A connection is no answer: the kernel of a server takes it while its nfsd hangs. */
+Test(nfs, who_answers)
+{
+        Server silent = server_start(SILENT), garbage = server_start(GARBAGE), closes = server_start(CLOSES), answers = server_start(ANSWERS);
+        unsigned nobody = unused_port();
+
+        for (int version = 3; version <= 4; version++) {
+                const unsigned ports[] = {garbage.port, closes.port, nobody};
+
+                cr_assert_eq(nfs_ping("127.0.0.1", silent.port, 1000000), 0);
+                double started = now_seconds();
+                int r = nfs_null("127.0.0.1", silent.port, version, 500000);
+                cr_assert_eq(r, -ETIMEDOUT, "%s", strerror(-r));
+                cr_assert_lt(now_seconds() - started, 0.5 + SLACK_SECONDS, "it took %.1f s", now_seconds() - started);
+                for (size_t i = 0; i < ELEMENTSOF(ports); i++)
+                        cr_assert_lt(nfs_null("127.0.0.1", ports[i], version, 1000000), 0, "port %u of %zu", ports[i], i);
+                r = nfs_null("127.0.0.1", answers.port, version, SLACK_SECONDS * 1000000);
+                cr_assert_eq(r, 0, "%s", strerror(-r));
+        }
+        server_stop(&silent);
+        server_stop(&garbage);
+        server_stop(&closes);
+        server_stop(&answers);
 }
 
 Test(nfs, names)
