@@ -348,18 +348,24 @@ static int look(Mounter *m, const MounterVolume *v, struct statvfs *ret, Error *
                 return error_oom(err);
         }
         int k = bounded_call(m, LOOK_USEC, look_run, j, &result);
-        if (k == -ETIMEDOUT || (k >= 0 && result == -ETIMEDOUT))
+        if (k == -ETIMEDOUT) /* the thread still has j */
                 return server_silent(volume_name(v), err);
         *ret = j->usage;
         free(j->path);
         free(j);
-        return k < 0 ? k : result;
+        if (k < 0)
+                return k;
+        /* so a mount with "soft" says that it has given up waiting; and so does a server that cannot read its disk */
+        if (result == -ETIMEDOUT || (result == -EIO && !server_answers(v->staging_path)))
+                return server_silent(volume_name(v), err);
+        return result;
 }
 
+/* No more than a stale handle is beyond cure: whatever else fails may succeed with the next call, on this mount as on a fresh one. */
 static int ailment_tell(MounterResult *r, int ailment, Error *err)
 {
         r->healthy = ailment >= 0;
-        r->corrupted = ailment == -ESTALE || ailment == -EIO;
+        r->corrupted = ailment == -ESTALE;
         if (ailment >= 0)
                 return 0;
         const char *text = ailment == -ESTALE ? "the server does not know the mounted directory any more "
