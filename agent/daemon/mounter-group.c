@@ -41,6 +41,11 @@ bool group_step_waits(const char *kind, Step step)
         }
 }
 
+uint64_t group_waits_since(const Operation *op, const char *kind)
+{
+        return op->group && op->call && group_step_waits(kind, op->step) ? op->heard_usec : 0;
+}
+
 static void group_free(MounterGroup *g)
 {
         if (g->idle) {
@@ -209,6 +214,7 @@ void group_leave(Operation *op)
 
 void group_answered(Operation *op)
 {
+        op->heard_usec = now_boottime_usec();
         if (op->group)
                 op->group->silent = false;
 }

@@ -17,6 +17,7 @@ struct MounterGroup {
         unsigned n_members;
         bool silent;
         bool idle; /* silent, and nobody is in it: in Pool.groups_idle */
+        uint64_t waited_look; /* the last of Pool.n_looks that found a member waiting for long */
         uint64_t idle_since_usec; /* CLOCK_BOOTTIME */
         struct OperationList waiting;
         sd_event_source *patience; /* while it is silent and somebody is in line */
@@ -34,8 +35,10 @@ int group_join(Operation *op, Pool *pool, const char *name, Error *err);
 void group_leave(Operation *op);
 /* Takes op out of the line. */
 void group_cancel(Operation *op);
+/* Since when op, at work in a mounter, has waited for its group without a sign of it (CLOCK_BOOTTIME); 0: it does not. */
+uint64_t group_waits_since(const Operation *op, const char *kind);
 /* At the very end, after all operations are gone. */
 void groups_free(Pool *pool);
-/* op, a member, was answered, or was not. */
+/* op, a member, was answered, was told that it will be, or was not answered. */
 void group_answered(Operation *op);
 void group_unanswered(Operation *op);

@@ -24,6 +24,7 @@
 #define STARTS_MIN 2U
 #define FAILED_START_PAUSE_USEC UINT64_C(1000000)
 #define UNUSED_SHARE 6 /* of the time that idle ones are kept otherwise */
+#define APART_USEC UINT64_C(1000000) /* a server that answers does so sooner */
 
 bool pool_kind_is_valid(const char *kind)
 {
@@ -63,6 +64,18 @@ void pool_refuse_all(Pool *pool, ErrorCode code, const char *why)
                 error_set(&err, code, EAGAIN, "Mounter %s: %s", pool->kind, why);
                 operation_refused(op, &err);
         }
+}
+
+/* Processes of all states: how much memory a kind may take is bounded, whatever they wait for. */
+static bool pool_is_full(const Pool *pool)
+{
+        const Settings *settings = &pool->manager->settings;
+        const MounterProcess *p;
+        uint64_t n = 0;
+
+        TAILQ_FOREACH (p, &pool->mounters, entry)
+                n++;
+        return n >= (uint64_t) settings->mounters_max + settings->mounters_quarantine_max;
 }
 
 /* Whether there is one that serves, or may yet. */
@@ -144,7 +157,7 @@ static void pool_end_secrets(Pool *pool, uint64_t now)
                 }
         for (unsigned left = pool_count(pool, MOUNTER_IDLE) + pool_count(pool, MOUNTER_STARTING); n > 0 && left < settings->mounters_warm;
              n--, left++)
-                if (start_one(pool) < 0)
+                if (pool_is_full(pool) || start_one(pool) < 0)
                         break; /* one is started when it is needed */
 }
 
@@ -198,12 +211,6 @@ static int pool_new(Manager *m, const char *kind, Pool **ret)
         return 0;
 }
 
-/* Those that wait for a silent server take no place from the others: each group has few, and all groups together no more than may be stuck. */
-static bool is_silent(const MounterProcess *p)
-{
-        return p->state == MOUNTER_BUSY && p->operation && p->operation->group && p->operation->group->silent;
-}
-
 /*
  * How many may be starting. Starting takes much more than most steps do: more at once than there are processors would only take
  * them from those who work, while the line is soon served by the few that there are.
@@ -217,41 +224,132 @@ static unsigned starts_max(const Pool *pool)
         return n > STARTS_MIN ? (unsigned) n : STARTS_MIN;
 }
 
+/* What the processes of a pool are at. */
+typedef struct Load {
+        MounterProcess *idle; /* one of them */
+        unsigned n_starting;
+        unsigned n_taken; /* places of Max= */
+        unsigned n_busy;  /* of these, by operations */
+        bool apart_is_full;
+        uint64_t next_usec; /* CLOCK_BOOTTIME, when the next may be found waiting apart; UINT64_MAX: none */
+} Load;
+
+/* Whether it waits apart. */
+static bool load_look(Load *load, Pool *pool, const MounterProcess *p, uint64_t now)
+{
+        const Operation *op = p->operation;
+        uint64_t since = op ? group_waits_since(op, pool->kind) : 0;
+
+        if (since == 0)
+                return false;
+        if (!op->group->silent && now - since < APART_USEC) {
+                load->next_usec = since + APART_USEC < load->next_usec ? since + APART_USEC : load->next_usec;
+                return false;
+        }
+        op->group->waited_look = pool->n_looks;
+        return true;
+}
+
+static Load pool_load(Pool *pool)
+{
+        unsigned room = pool->manager->settings.mounters_quarantine_max, n_all = 0, n_apart = 0, n_quarantined = 0;
+        Load load = { .next_usec = UINT64_MAX };
+        uint64_t now = now_boottime_usec();
+        MounterProcess *p;
+
+        pool->n_looks++;
+        TAILQ_FOREACH (p, &pool->mounters, entry) {
+                n_all++;
+                if (p->state == MOUNTER_IDLE && !load.idle)
+                        load.idle = p;
+                load.n_starting += p->state == MOUNTER_STARTING;
+                load.n_busy += p->state == MOUNTER_BUSY;
+                n_quarantined += p->state == MOUNTER_QUARANTINED;
+                n_apart += p->state == MOUNTER_BUSY && load_look(&load, pool, p, now);
+        }
+        room -= n_quarantined < room ? n_quarantined : room;
+        load.apart_is_full = n_apart >= room;
+        n_apart = n_apart < room ? n_apart : room;
+        load.n_busy -= n_apart;
+        load.n_taken = n_all - n_quarantined - n_apart;
+        return load;
+}
+
+static bool load_passes_over(const Load *load, const Pool *pool, const Operation *op)
+{
+        return load->apart_is_full && op->group && group_step_waits(pool->kind, op->step) &&
+               (op->group->silent || op->group->waited_look == pool->n_looks);
+}
+
+bool pool_passes_over(Pool *pool, const Operation *op)
+{
+        Load load = pool_load(pool);
+
+        return load_passes_over(&load, pool, op);
+}
+
+/* The first in the queue that may be served, and how many there are. */
+static Operation *queue_first(const Pool *pool, const Load *load, unsigned *ret_n)
+{
+        Operation *op, *first = NULL;
+
+        *ret_n = 0;
+        TAILQ_FOREACH (op, &pool->waiting, queued)
+                if (!load_passes_over(load, pool, op)) {
+                        first = first ? first : op;
+                        (*ret_n)++;
+                }
+        return first;
+}
+
+static bool may_start(const Pool *pool, const Load *load, unsigned n_waiting)
+{
+        const Settings *settings = &pool->manager->settings;
+
+        return !pool->start_pause && load->n_starting < n_waiting && load->n_starting < starts_max(pool) &&
+               load->n_taken < settings->mounters_max && !pool_is_full(pool);
+}
+
+static int on_apart_timer(sd_event_source *s, uint64_t usec, void *userdata)
+{
+        Pool *pool = userdata;
+
+        pool->apart_timer = sd_event_source_disable_unref(pool->apart_timer);
+        pool_serve(pool);
+        return 0;
+}
+
+/* Somebody stays in the queue: nothing but time tells that one at work has waited for long. */
+static void apart_arm(Pool *pool, const Load *load)
+{
+        if (!pool->apart_timer && load->next_usec != UINT64_MAX)
+                (void) sd_event_add_time(pool->manager->event, &pool->apart_timer, CLOCK_BOOTTIME, load->next_usec, 10000,
+                                         on_apart_timer, pool);
+}
+
 /* Hands idle mounters to those who wait, and starts more up to the cap. */
 static void pool_serve_waiting(Pool *pool)
 {
-        Operation *op;
+        while (!TAILQ_EMPTY(&pool->waiting)) {
+                Load load = pool_load(pool);
+                unsigned n_waiting;
+                Operation *op = queue_first(pool, &load, &n_waiting);
 
-        while ((op = TAILQ_FIRST(&pool->waiting))) {
-                MounterProcess *p, *idle = NULL;
-                unsigned n_starting = 0, n_active = 0, n_waiting = 0, n_silent = 0;
-
-                TAILQ_FOREACH(p, &pool->mounters, entry) {
-                        if (p->state == MOUNTER_IDLE && !idle)
-                                idle = p;
-                        n_starting += p->state == MOUNTER_STARTING;
-                        n_active += p->state != MOUNTER_QUARANTINED;
-                        n_silent += is_silent(p);
-                }
-                n_active -= n_silent < pool->manager->settings.mounters_quarantine_max ?
-                                    n_silent :
-                                    pool->manager->settings.mounters_quarantine_max;
-                if (idle) {
+                if (op && load.idle && load.n_busy < pool->manager->settings.mounters_max) {
                         TAILQ_REMOVE(&pool->waiting, op, queued);
                         op->queue = QUEUE_NONE;
-                        mounter_grant(idle, op);
+                        mounter_grant(load.idle, op);
                         continue;
                 }
-                Operation *w;
-                TAILQ_FOREACH(w, &pool->waiting, queued)
-                        n_waiting++;
-                if (pool->start_pause || n_starting >= n_waiting || n_starting >= starts_max(pool) || n_active >= pool->manager->settings.mounters_max)
+                if (load.idle || !may_start(pool, &load, n_waiting)) {
+                        apart_arm(pool, &load);
                         return;
+                }
 
                 int r = start_one(pool);
                 if (r < 0) {
                         log_error("Cannot start mounter %s: %s", pool->kind, strerror(-r));
-                        if (n_active == 0)
+                        if (load.n_taken == 0)
                                 pool_refuse_all(pool, ERROR_MOUNTER_UNAVAILABLE, strerror(-r));
                         return;
                 }
@@ -275,7 +373,7 @@ static int pool_start_warm(Pool *pool)
 {
         int r = 0;
 
-        for (unsigned i = 0; r >= 0 && i < pool->manager->settings.mounters_warm; i++)
+        for (unsigned i = 0; r >= 0 && i < pool->manager->settings.mounters_warm && !pool_is_full(pool); i++)
                 r = start_one(pool);
         return r;
 }
@@ -350,6 +448,7 @@ void pools_free(Manager *m)
                 HASH_DELETE(hh, m->pools, pool);
                 sd_event_source_disable_unref(pool->idle_timer);
                 sd_event_source_disable_unref(pool->start_pause);
+                sd_event_source_disable_unref(pool->apart_timer);
                 free(pool->kind);
                 free(pool);
         }

@@ -3,7 +3,12 @@
 
 /*
  * For each kind of storage a pool of warm mounter processes, a cap on those at work and a queue above it. A process is handed to one
- * operation at a time (mounter->operation) and comes back by mounter_release(). One in quarantine no longer counts against the cap.
+ * operation at a time (mounter->operation) and comes back by mounter_release(). One in quarantine no longer counts against the cap,
+ * and neither does one that waits apart: its operation's server (daemon/mounter-group.h) is silent, or has given no sign for a second. So
+ * servers that do not answer, however many, take no places from those that do.
+ *
+ * In quarantine and apart are together at most QuarantineMax=, and all processes together at most Max= and QuarantineMax=. When nobody more can wait
+ * apart, who asks for such a server is passed over in the queue: it would only take a place from somebody who can be served.
  */
 
 #include "daemon/manager.h"
@@ -18,6 +23,8 @@ struct Pool {
         TAILQ_HEAD(, MounterGroup) groups_idle; /* the first was left first */
         unsigned n_groups_idle;
         sd_event_source *idle_timer, *start_pause; /* until the next start, after some that failed */
+        sd_event_source *apart_timer; /* somebody is in the queue, and a place may be free by then */
+        uint64_t n_looks; /* at the processes, by pool_serve() */
         bool serving; /* pool_serve() is at work */
         bool used; /* it has had a request, not just berthd's own looks */
         unsigned n_failed_starts; /* in a row */
@@ -42,6 +49,8 @@ void pools_free(Manager *m);
 int pool_acquire(Manager *m, const char *kind, Operation *op, Error *err);
 /* The pool of a kind, made if it is not there. Errors: MOUNTER_UNAVAILABLE. */
 int pool_get(Manager *m, const char *kind, Pool **ret, Error *err);
+/* Whether op, if it asked now, would be passed over: it should not go on with the mounter that it has. */
+bool pool_passes_over(Pool *pool, const Operation *op);
 /* Takes op out of the queue, if it is in there. */
 void pool_cancel(Operation *op);
 /* The operation is done with it. */

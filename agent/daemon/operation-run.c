@@ -309,7 +309,7 @@ static int send_step(Operation *op, Error *err)
         if (r < 0)
                 return error_set(err, ERROR_INTERNAL, r, "Cannot call the mounter: %s", strerror(-r));
 
-        op->step_started_usec = now_boottime_usec();
+        op->step_started_usec = op->heard_usec = now_boottime_usec();
         if (step_kind(op->step) == STEP_KILLABLE &&
             sd_event_add_time_relative(op->manager->event, &op->step_timer, CLOCK_BOOTTIME,
                                        step_timeout(op), TIMER_ACCURACY_USEC, on_step_timeout, op) < 0)
@@ -355,7 +355,7 @@ static const char *operation_group(const Operation *op)
         return v ? v->group : strmap_get(&op->params.source, "monitors");
 }
 
-/* 1: there is room for it; 0: it stands in line, and is woken. */
+/* 1: there is room for it, though perhaps not with the mounter that it had; 0: it stands in line, and is woken. */
 static int enter_group(Operation *op, Error *err)
 {
         const char *group = op->group ? NULL : operation_group(op);
@@ -366,7 +366,7 @@ static int enter_group(Operation *op, Error *err)
         int r = pool_get(op->manager, operation_kind(op), &pool, err);
         if (r >= 0)
                 r = group_join(op, pool, group, err);
-        if (r <= 0 && op->mounter) {
+        if (op->mounter && (r <= 0 || pool_passes_over(pool, op))) {
                 MounterProcess *p = TAKE_PTR(op->mounter);
                 mounter_release(p);
         }

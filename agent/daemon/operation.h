@@ -86,6 +86,7 @@ struct Operation {
         MounterGroup *queue_group;
         uint64_t in_line_usec; /* CLOCK_BOOTTIME, since when it stands in line of queue_group */
         MounterGroup *group; /* of which it is a member; see mounter-group.h */
+        uint64_t heard_usec; /* CLOCK_BOOTTIME, when the step began or the group last gave a sign */
 
         /* the step */
         Step step;

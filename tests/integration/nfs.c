@@ -72,9 +72,9 @@ static void serve(int listen_fd, Manner manner)
         }
 }
 
-static Server server_start(Manner manner)
+static Server server_start_at(Manner manner, const char *address)
 {
-        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = inet_addr(address)};
         socklen_t size = sizeof(a);
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -88,6 +88,11 @@ static Server server_start(Manner manner)
         }
         close(fd);
         return s;
+}
+
+static Server server_start(Manner manner)
+{
+        return server_start_at(manner, "127.0.0.1");
 }
 
 static void server_stop(const Server *s)
@@ -237,7 +242,7 @@ Test(nfs, names)
 #define REFUSED_IN_LINE 250
 
 /* Its end status is the error, or that it was refused without a try. */
-static void call_mount(Fixture *f, const char *target, unsigned port, unsigned i)
+static void call_mount_at(Fixture *f, const char *target, const char *server, unsigned port, unsigned i)
 {
         _cleanup_error_ Error err = ERROR_INIT;
         MountParams p = {};
@@ -246,12 +251,17 @@ static void call_mount(Fixture *f, const char *target, unsigned port, unsigned i
         snprintf(path, sizeof(path), "/export/%u", i);
         snprintf(option, sizeof(option), "port=%u", port);
         if (str_replace(&p.target, target) < 0 || str_replace(&p.driver, "nfs") < 0 ||
-            strmap_set(&p.source, "server", "127.0.0.1") < 0 || strmap_set(&p.source, "path", path) < 0 ||
+            strmap_set(&p.source, "server", server) < 0 || strmap_set(&p.source, "path", path) < 0 ||
             strv_append(&p.mount_options, option) < 0)
                 _exit(100);
         ErrorCode code = fixture_mount(f, &p, &err);
         _exit(code == ERROR_SERVER_UNREACHABLE && strstr(err.text, "wait for it already") ? REFUSED_IN_LINE
                                                                                           : (int) code);
+}
+
+static void call_mount(Fixture *f, const char *target, unsigned port, unsigned i)
+{
+        call_mount_at(f, target, "127.0.0.1", port, i);
 }
 
 static unsigned count_busy(Fixture *f)
@@ -399,4 +409,91 @@ Test(nfs, many_for_one_silent_server)
         wait_clean(&f, 20);
         server_stop(&silent);
         fixture_done(&f);
+}
+
+/* ---- many requests for many servers that say nothing ---- */
+
+#define DEAD_MAX 4U
+#define DEAD_CALLERS 8U
+#define SERVED_SECONDS 20
+
+typedef struct Busy {
+        Fixture *f;
+        unsigned n;
+} Busy;
+
+static bool so_many_are_busy(void *arg)
+{
+        const Busy *b = arg;
+
+        return count_busy(b->f) >= b->n;
+}
+
+/*
+ * Requests for servers of which nothing is known yet, more than there are places; then one for a server that answers, though only that nobody
+ * serves NFS there. n_waiting of the former are at work by then, and there are never more than n_max processes.
+ */
+static void many_dead_servers(unsigned n_dead, const char *config, unsigned n_waiting, unsigned n_max)
+{
+        pid_t callers[DEAD_CALLERS], caller;
+        Server dead[DEAD_MAX];
+        unsigned nobody = unused_port(), most = 0;
+        Fixture f;
+        int status;
+
+        fixture_init(&f);
+        install_mounter(&f);
+        fixture_start(&f, config);
+        for (unsigned i = 0; i < n_dead; i++) {
+                _cleanup_free_ char *address = format("127.0.0.%u", 2 + i);
+                dead[i] = server_start_at(SILENT, address);
+        }
+        for (unsigned i = 0, k = 0; i < DEAD_CALLERS; i++, k = k + 1 < n_dead ? k + 1 : 0) {
+                _cleanup_free_ char *uid = format("uid-%u", i), *target = fixture_target(&f, uid, "v"),
+                                    *address = format("127.0.0.%u", 2 + k);
+                callers[i] = fork();
+                if (callers[i] == 0)
+                        call_mount_at(&f, target, address, dead[k].port, i);
+        }
+        wait_until(so_many_are_busy, &(Busy){&f, n_waiting}, SERVED_SECONDS, "requests wait for the dead servers");
+
+        _cleanup_free_ char *target = fixture_target(&f, "uid-live", "v");
+        double started = now_seconds(), seconds = 0;
+        caller = fork();
+        if (caller == 0)
+                call_mount(&f, target, nobody, DEAD_CALLERS);
+        for (bool ended = false; !ended;) {
+                unsigned n = count_kind(&f, "nfs");
+
+                most = n > most ? n : most;
+                ended = waitpid(caller, &status, WNOHANG) == caller;
+                seconds = now_seconds() - started;
+        }
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == (int) ERROR_SERVER_REFUSED, "wait status %#x", (unsigned) status);
+        cr_assert_lt(seconds, SERVED_SECONDS, "a server that answers was asked after %.1f s", seconds);
+        cr_assert_leq(most, n_max, "%u processes", most);
+        printf("# asked after %.2f s, beside %u of %u processes\n", seconds, most, n_max);
+
+        for (unsigned i = 0; i < n_dead; i++)
+                server_stop(&dead[i]);
+        for (unsigned i = 0; i < DEAD_CALLERS; i++) {
+                cr_assert(waitpid(callers[i], &status, 0) == callers[i] && WIFEXITED(status));
+                cr_assert(WEXITSTATUS(status) == (int) ERROR_SERVER_UNREACHABLE || WEXITSTATUS(status) == (int) ERROR_SERVER_REFUSED ||
+                                          WEXITSTATUS(status) == REFUSED_IN_LINE,
+                          "answered %s", error_code_name((ErrorCode) WEXITSTATUS(status)));
+        }
+        wait_clean(&f, 20);
+        fixture_done(&f);
+}
+
+/* Each of the servers has its few requests, and together they are more than Max=: those that wait for long take no place. */
+Test(nfs, many_for_many_silent_servers, .timeout = 240)
+{
+        many_dead_servers(4, "[NFS]\nPreflightTimeoutSec=60\n[Mounters]\nMax=4\nMaxPerServer=2\n", 4, 4 + 64);
+}
+
+/* More than may wait beside the others: a request for a server that answers passes those that would only wait, too. */
+Test(nfs, more_silent_servers_than_may_wait, .timeout = 240)
+{
+        many_dead_servers(2, "[NFS]\nPreflightTimeoutSec=60\n[Mounters]\nMax=2\nMaxPerServer=4\nQuarantineMax=3\n", 4, 2 + 3);
 }
