@@ -29,6 +29,8 @@
 #define TERM_TO_KILL_USEC (2 * UINT64_C(1000000))
 #define KILL_TO_QUARANTINE_USEC (3 * UINT64_C(1000000))
 #define MOUNTER_FD 3
+/* Before its exit: what it said last counts, or a step would be repeated though it is done, or has waited for a server in vain. */
+#define BUS_PRIORITY (SD_EVENT_PRIORITY_NORMAL - 1)
 
 static const char *const state_names[_MOUNTER_STATE_MAX] = {
         [MOUNTER_STARTING] = "starting", [MOUNTER_IDLE] = "idle",
@@ -281,7 +283,7 @@ static int connect_bus(MounterProcess *p, int *fd)
         if (r >= 0)
                 r = sd_bus_start(p->bus);
         if (r >= 0)
-                r = sd_bus_attach_event(p->bus, p->pool->manager->event, SD_EVENT_PRIORITY_NORMAL);
+                r = sd_bus_attach_event(p->bus, p->pool->manager->event, BUS_PRIORITY);
         if (r >= 0)
                 r = sd_bus_match_signal_async(p->bus, NULL, NULL, MOUNTER_PATH, MOUNTER_INTERFACE, "Progress",
                                               on_progress, NULL, p);

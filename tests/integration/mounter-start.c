@@ -14,6 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "fixture/internal.h"
@@ -190,5 +192,91 @@ Test(mounter_start, hang_at_the_end, .timeout = 180)
         cr_assert_geq(count_starts(&f, NULL), 3, "%u were started", count_starts(&f, NULL));
         wait_clean(&f, 60);
         cr_assert(unlink(hang) >= 0);
+        fixture_done(&f);
+}
+
+/* All that berthd has. */
+static void signal_mounters(Fixture *f, int signal)
+{
+        json_t *status = BERTHCTL(f, "status"), *m;
+        size_t i;
+
+        json_array_foreach (json_object_get(status, "mounters"), i, m)
+                cr_assert(kill((pid_t) json_integer_value(json_object_get(m, "pid")), signal) >= 0, "%s", strerror(errno));
+        json_decref(status);
+}
+
+typedef struct Worker {
+        Fixture *f;
+        pid_t pid;
+} Worker;
+
+static bool one_is_busy(void *arg)
+{
+        Worker *w = arg;
+        json_t *status = BERTHCTL(w->f, "status"), *m;
+        size_t i;
+
+        json_array_foreach (json_object_get(status, "mounters"), i, m)
+                if (str_equal(json_string_value(json_object_get(m, "state")), "busy"))
+                        w->pid = (pid_t) json_integer_value(json_object_get(m, "pid"));
+        json_decref(status);
+        return w->pid > 0;
+}
+
+/* It waits for the next call. One that has only just been let go on finds its call there, and does not sleep before it has answered. */
+static bool has_answered(void *arg)
+{
+        const Worker *w = arg;
+        _cleanup_free_ char *stat_path = format("/proc/%d/stat", w->pid), *stat = read_text(stat_path),
+                            *call_path = format("/proc/%d/syscall", w->pid), *call = read_text(call_path);
+
+        return strstr(stat, ") S ") && strtol(call, NULL, 10) == SYS_ppoll;
+}
+
+static bool has_ended(void *arg)
+{
+        const Worker *w = arg;
+        _cleanup_free_ char *path = format("/proc/%d/stat", w->pid), *stat = read_text(path);
+
+        return strstr(stat, ") Z ");
+}
+
+/*
+ * All that a mounter has said last, and its end, are found together, as on a busy node when it ends itself right after its answer: it is not
+ * asked again. A growing volume tells how far it is before it answers.
+ */
+Test(mounter_start, answers_and_ends, .timeout = 120)
+{
+        Fixture f;
+        int status;
+
+        fixture_init(&f);
+        mounter_becomes(&f, "");
+        _cleanup_free_ char *image = fixture_image_formatted(&f, "a", 320 * MIB, "xfs"), *target = fixture_target(&f, "uid-1", "v"),
+                            *program = executable_path(&f, "berthctl");
+        fixture_start(&f, "[Agent]\nReconcileIntervalSec=3600\n[Mounters]\nWarm=0\n");
+        mount_ok(&f, target, &(Volume) { .image = image, .fs_type = "xfs" });
+        json_decref(BERTHCTL(&f, "reconcile")); /* the first one is over, and nothing is looked at by itself now */
+        unsigned n_before = count_starts(&f, NULL);
+        Worker w = { .f = &f };
+
+        signal_mounters(&f, SIGSTOP);
+        fflush(NULL);
+        pid_t expand = fork();
+        if (expand == 0)
+                _exit(RUN(program, "--socket", f.socket, "expand", target, "384M")); /* xfs: growing ext4 takes CAP_SYS_RESOURCE */
+        wait_until(one_is_busy, &w, 20, "a mounter has the call");
+        cr_assert(kill(f.agent, SIGSTOP) >= 0 && kill(w.pid, SIGCONT) >= 0);
+        wait_until(has_answered, &w, 20, "it has answered");
+        cr_assert(kill(w.pid, SIGKILL) >= 0);
+        wait_until(has_ended, &w, 20, "it has ended");
+        cr_assert(kill(f.agent, SIGCONT) >= 0);
+        cr_assert_eq(waitpid(expand, &status, 0), expand);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == 0, "berthctl expand ended with wait status %#x", (unsigned) status);
+        cr_assert_eq(count_starts(&f, NULL), n_before, "it was asked again");
+        signal_mounters(&f, SIGCONT);
+        unmount_ok(&f, target);
+        wait_clean(&f, 10);
         fixture_done(&f);
 }
