@@ -289,6 +289,47 @@ Test(rbd_image, intents_and_memories_travel_with_the_image)
         node_stop(&b);
 }
 
+/* An image that is removed while it is open has nothing to keep anything with: that must not look like "written", nor bring its header back. */
+Test(rbd_image, nothing_is_kept_with_an_image_that_is_gone)
+{
+        const FormatIntent intent = { .fs_type = (char *) "ext4", .uuid = (char *) "01234567-89ab-4cde-8f01-23456789abcd", .size = 64 * MIB };
+
+        for (unsigned k = 0; k < 2; k++) {
+                _cleanup_error_ Error err = ERROR_INIT;
+                RbdImage i = RBD_IMAGE_INIT;
+                char object[128];
+                uint64_t size;
+                time_t time;
+                Node n;
+
+                image_create("gone", "16M", "layering");
+                node_start(&n, "gone");
+                image_open(&n, &i);
+                const BlockStorage s = { .keeper = &keeper, .userdata = &i, .lasting_id = i.lasting_id };
+                cr_assert_eq(intent_write(&m, &s, "rbd:x", &intent, &err), 0, "%s", err.text);
+                snprintf(object, sizeof(object), "rbd_header.%s", i.id);
+                if (k == 0)
+                        cr_assert_eq(rados_remove(i.io, object), 0, "its header alone");
+                else
+                        CEPH_RBD(&ceph, (char *) "rm", (char *) "--no-progress", (char *) "kube/gone");
+
+                cr_assert_lt(intent_write(&m, &s, "rbd:x", &intent, &err), 0, "an intent was written to nothing");
+                cr_assert_eq(err.code, ERROR_RBD_IMAGE_NOT_FOUND, "%s", err.text);
+                cr_assert(strstr(err.text, i.id), "'%s' does not name %s", err.text, i.id);
+                error_done(&err);
+                cr_assert_lt(block_remember(&m, &s, "rbd:x", "ext4", intent.uuid, intent.size, &err), 0);
+                cr_assert_eq(err.code, ERROR_RBD_IMAGE_NOT_FOUND, "%s", err.text);
+                error_done(&err);
+                cr_assert_lt(intent_remove(&m, &s, &err), 0, "nobody knows what an image held that is gone");
+                cr_assert_eq(err.code, ERROR_RBD_IMAGE_NOT_FOUND, "%s", err.text);
+                cr_assert_eq(rados_stat(i.io, object, &size, &time), -ENOENT, "the header was made anew");
+                rbd_image_done(&i);
+                node_stop(&n);
+                if (k == 0)
+                        CEPH_RBD(&ceph, (char *) "rm", (char *) "--no-progress", (char *) "kube/gone");
+        }
+}
+
 /* --- size --- */
 
 Test(rbd_image, grows_and_never_shrinks)
