@@ -257,6 +257,19 @@ static bool extents_are_reliable(int fd)
         }
 }
 
+/*
+ * A loop device keeps the size that its file had: one that has grown since holds more than is examined, and will be grown into; of one that has
+ * shrunk the rest is lost, and no proof.
+ */
+static int storage_check_size(const LoopStorage *s, uint64_t device_size, Error *err)
+{
+        struct stat st;
+
+        if (fstat(s->image.fd, &st) < 0)
+                return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot look at the image: %m");
+        return block_check_size("The image", (uint64_t) st.st_size, device_size, err);
+}
+
 /* What was written to the device or the file and is not on the disk yet has no extent: it is brought there first. */
 static int storage_flush(const LoopStorage *s, Error *err)
 {
@@ -268,14 +281,16 @@ static int storage_flush(const LoopStorage *s, Error *err)
         return 0;
 }
 
-static int storage_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+static int storage_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
 {
         const LoopStorage *s = userdata;
         off_t at = 0;
 
         if (!extents_are_reliable(s->image.fd))
                 return -EOPNOTSUPP;
-        int r = storage_flush(s, err);
+        int r = storage_check_size(s, size, err);
+        if (r >= 0)
+                r = storage_flush(s, err);
         if (r < 0)
                 return r;
 
@@ -295,7 +310,7 @@ static int storage_extents(void *userdata, int (*found)(const BlockExtent *e, vo
         }
 }
 
-static int storage_verify(void *userdata, char **ret_version, Error *err)
+static int storage_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
 {
         const LoopStorage *s = userdata;
         _cleanup_loop_device_ LoopDevice d = LOOP_DEVICE_INIT;
@@ -308,6 +323,8 @@ static int storage_verify(void *userdata, char **ret_version, Error *err)
                                  s->image.inode);
         if (r > 0)
                 r = storage_flush(s, err);
+        if (r >= 0)
+                r = storage_check_size(s, size, err);
         if (r < 0)
                 return r;
         if (statx(s->image.fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &sx) < 0)

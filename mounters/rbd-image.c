@@ -47,6 +47,11 @@ int rbd_request_failed(const RbdSource *s, int r, ErrorCode other, const char *w
         }
 }
 
+static int image_gone(const RbdImage *i, const char *what, Error *err)
+{
+        return error_set(err, ERROR_RBD_IMAGE_NOT_FOUND, ENOENT, "%s of %s: the image (ID %s) has been removed meanwhile", what, i->spec, i->id);
+}
+
 static int open_failed(RbdImage *i, int r, Error *err)
 {
         const RbdSource *s = i->source;
@@ -68,7 +73,7 @@ static int open_failed(RbdImage *i, int r, Error *err)
         return error_set(err, ERROR_RBD_IMAGE_NOT_FOUND, r, "There is no image %s", i->spec);
 }
 
-static int image_inspect(RbdImage *i, Error *err)
+static int image_stat(RbdImage *i, Error *err)
 {
         rbd_image_info_t info;
         int r = rbd_stat(i->image, &info, sizeof(info));
@@ -78,6 +83,15 @@ static int image_inspect(RbdImage *i, Error *err)
         if (r < 0)
                 return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Looking at the header", err);
         i->size = info.size;
+        return 0;
+}
+
+static int image_inspect(RbdImage *i, Error *err)
+{
+        int r = image_stat(i, err);
+
+        if (r < 0)
+                return r;
         /* format 1, which neither has IDs nor can be made since 2017 */
         if (rbd_get_id(i->image, i->id, sizeof(i->id)) < 0 || !*i->id)
                 return error_set(err, ERROR_FEATURES_UNSUPPORTED, EOPNOTSUPP, "Image %s has the old format 1; convert it: rbd migration",
@@ -323,8 +337,7 @@ static int call_run(RbdImage *i, const char *method, Call *c, const char *what, 
                 rados_release_write_op(op);
         free(c->data);
         if (r == -ENOENT)
-                return error_set(err, ERROR_RBD_IMAGE_NOT_FOUND, r, "%s of %s: the image (ID %s) has been removed meanwhile", what, i->spec,
-                                 i->id);
+                return image_gone(i, what, err);
         return r < 0 ? rbd_request_failed(i->source, r, ERROR_RECORD_FAILED, what, err) : 0;
 }
 
@@ -386,6 +399,28 @@ int rbd_image_keep_remove(RbdImage *i, const char *what, Error *err)
 
 /* --- what is allocated --- */
 
+/* By its ID: under its name there may be another by now. */
+static int image_reopen(RbdImage *i, Error *err)
+{
+        rbd_image_t image = NULL;
+        int r = rbd_open_by_id_read_only(i->io, i->id, &image, i->source->snapshot);
+
+        if (r == -ENOENT)
+                return image_gone(i, "Opening", err);
+        if (r < 0)
+                return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Opening", err);
+        (void) rbd_close(i->image);
+        i->image = image;
+        return image_stat(i, err);
+}
+
+int rbd_image_check_size(RbdImage *i, uint64_t device_size, Error *err)
+{
+        int r = image_reopen(i, err);
+
+        return r < 0 ? r : block_check_size(i->spec, i->size, device_size, err);
+}
+
 typedef struct Extents {
         int (*found)(const BlockExtent *e, void *arg);
         void *arg;
@@ -406,14 +441,14 @@ static int on_diff(uint64_t offset, size_t size, int exists, void *arg)
  * whole_object=0: objects are asked, not the object map, which is wrong after a crash and newer in the memory of who holds the lock; include_parent=1: what
  * a clone shows of its parent counts.
  */
-int rbd_image_extents(RbdImage *i, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+int rbd_image_extents(RbdImage *i, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
 {
         Extents x = { found, arg, 0 };
-        rbd_image_info_t info;
-        int r = rbd_stat(i->image, &info, sizeof(info));
+        int r = rbd_image_check_size(i, size, err);
 
-        if (r >= 0)
-                r = rbd_diff_iterate2(i->image, NULL, 0, info.size, 1, 0, on_diff, &x);
+        if (r < 0)
+                return r;
+        r = rbd_diff_iterate2(i->image, NULL, 0, i->size, 1, 0, on_diff, &x);
         if (x.r < 0)
                 return x.r;
         return r < 0 ? rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Listing what is allocated", err) : 0;

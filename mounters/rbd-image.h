@@ -64,9 +64,15 @@ int rbd_image_fence_owner(RbdImage *i, Error *err);
 /* Makes it larger; a smaller size than it has is ERROR_SHRINK, an equal one nothing. i->size follows. */
 int rbd_image_grow(RbdImage *i, uint64_t size, Error *err);
 
+/*
+ * Opened anew, since nobody tells an image that is open for reading only of what others do to it: DEVICE_CHANGED unless a device of that size
+ * shows all of it, RBD_IMAGE_NOT_FOUND if it has been removed. i->size follows.
+ */
+int rbd_image_check_size(RbdImage *i, uint64_t device_size, Error *err);
+
 /* Its part of BlockStorage (userdata: the RbdImage): allocated extents, and intents and memories as image metadata "berth.<what>". To write
  * or remove one of an image that is gone is RBD_IMAGE_NOT_FOUND. */
-int rbd_image_extents(RbdImage *i, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
+int rbd_image_extents(RbdImage *i, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
 int rbd_image_keep_read(RbdImage *i, const char *what, char **ret, Error *err);
 int rbd_image_keep_write(RbdImage *i, const char *what, const char *text, Error *err);
 int rbd_image_keep_remove(RbdImage *i, const char *what, Error *err);

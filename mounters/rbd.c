@@ -415,15 +415,15 @@ static void storage_done(RbdStorage *s)
         access_done(&s->access);
 }
 
-static int storage_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+static int storage_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
 {
         RbdStorage *s = userdata;
 
-        return rbd_image_extents(&s->access.image, found, arg, err);
+        return rbd_image_extents(&s->access.image, size, found, arg, err);
 }
 
-/* The device is the image's, and nobody else may write it. Nothing tells whether somebody did: hence no version. */
-static int storage_verify(void *userdata, char **ret_version, Error *err)
+/* The device is the image's and as large, and nobody else may write it. Nothing tells whether somebody did: hence no version. */
+static int storage_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
 {
         RbdStorage *s = userdata;
         RbdImage *i = &s->access.image;
@@ -436,7 +436,9 @@ static int storage_verify(void *userdata, char **ret_version, Error *err)
         if (r == 0 || strcmp(d.image_id, i->id) != 0 || d.pool_id != i->pool_id)
                 return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show image %s (%s) any more", s->volume->device, i->spec,
                                  i->id);
-        r = own_addresses(&s->access, &d, &own, err);
+        r = rbd_image_check_size(i, size, err);
+        if (r >= 0)
+                r = own_addresses(&s->access, &d, &own, err);
         if (r >= 0)
                 r = rbd_use_confirm(i, own, err);
         return r;

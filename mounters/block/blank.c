@@ -67,13 +67,22 @@ static int extent_add(const BlockExtent *e, void *arg)
         return 0;
 }
 
+int block_check_size(const char *what, uint64_t storage_size, uint64_t device_size, Error *err)
+{
+        /* a device consists of whole blocks; what the storage has beyond them nobody reads or writes through it */
+        if (storage_size >= device_size && storage_size - device_size < ALIGNMENT)
+                return 0;
+        return error_set(err, ERROR_DEVICE_CHANGED, EAGAIN, "%s has %" PRIu64 " bytes now, and its device %" PRIu64, what, storage_size,
+                         device_size);
+}
+
 static int extents_collect(const BlockStorage *s, uint64_t size, ExtentList *ret, Error *err)
 {
         _cleanup_(extent_list_done) ExtentList l = { .device_size = size };
         int r = -EOPNOTSUPP;
 
         if (s && s->extents)
-                r = s->extents(s->userdata, extent_add, &l, err);
+                r = s->extents(s->userdata, size, extent_add, &l, err);
         if (r == -EOPNOTSUPP) {
                 if (err)
                         error_done(err);

@@ -33,16 +33,17 @@ typedef struct BlockKeeper {
 
 typedef struct BlockStorage {
         /*
-         * Calls found() for each extent that may hold anything but zeros, in ascending order; everything not
-         * reported must read as zeros by the storage's own word. -EOPNOTSUPP: cannot tell, read the whole device.
+         * Calls found() for each extent that may hold anything but zeros, in ascending order; everything below size that is not
+         * reported must read as zeros by the storage's own word, of this moment: size is the device's, and a storage that has another
+         * by now is DEVICE_CHANGED (block_check_size()). -EOPNOTSUPP: cannot tell, read the whole device.
          */
-        int (*extents)(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
+        int (*extents)(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
         /*
-         * Checks that the device still is the volume's (sysfs, inode) and fills a string that changes whenever the content may have
-         * changed (such as the backing file's change time), or leaves it NULL where nothing tells; NULL slot: not known. Called
-         * before the proof and right before mkfs.
+         * Checks that the device still is the volume's (sysfs, inode), with the size that the storage has now, and fills a string that
+         * changes whenever the content may have changed (such as the backing file's change time), or leaves it NULL where nothing
+         * tells; NULL slot: not known. Called before the proof and right before mkfs.
          */
-        int (*verify)(void *userdata, char **ret_version, Error *err);
+        int (*verify)(void *userdata, uint64_t size, char **ret_version, Error *err);
         const BlockKeeper *keeper; /* NULL: the state directory */
         void *userdata;            /* of the callbacks, the keeper's too */
         /* Names the storage for ever, over renames, reboots and reuse of inode numbers; [a-zA-Z0-9._-]. File name of intent and memory. */
@@ -79,6 +80,9 @@ int block_probe_full(int fd, const char *fs_type, ProbeResult *ret, Error *err);
  * the first byte that is not zero), DEVICE_ERROR, PROOF_TOO_LARGE.
  */
 int block_prove_blank(Mounter *m, int fd, uint64_t size, const BlockStorage *s, Error *err);
+
+/* DEVICE_CHANGED unless a device of that size shows all of a storage (for texts: what) of that size, and nothing else; bytes. */
+int block_check_size(const char *what, uint64_t storage_size, uint64_t device_size, Error *err);
 
 /* Below this a file system cannot be made; bytes. 0 for an unknown one. */
 uint64_t block_minimum_size(const char *fs_type);

@@ -132,7 +132,7 @@ static int format_version(Format *f, char **ret, Error *err)
         int r = device_drop_cache(f->fd, err);
         if (r < 0 || !f->s->verify)
                 return r;
-        return f->s->verify(f->s->userdata, ret, err);
+        return f->s->verify(f->s->userdata, f->size, ret, err);
 }
 
 /*

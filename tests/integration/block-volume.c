@@ -28,7 +28,7 @@ void mounter_progress(Mounter *m, const char *step, uint64_t done, uint64_t tota
         cr_assert(done <= total, "step %s: %" PRIu64 " of %" PRIu64, step, done, total);
 }
 
-static int image_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+static int image_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
 {
         BlockVolume *t = userdata;
 
@@ -40,6 +40,9 @@ static int image_extents(void *userdata, int (*found)(const BlockExtent *e, void
         _cleanup_close_ int fd = open(t->image, O_RDONLY | O_CLOEXEC);
         if (fd < 0 || fsync(fd) < 0)
                 return error_set(err, ERROR_DEVICE_ERROR, errno, "Cannot open %s", t->image);
+        int q = block_check_size(t->image, (uint64_t) lseek(fd, 0, SEEK_END), size, err);
+        if (q < 0)
+                return q;
         for (off_t end = 0;;) {
                 off_t start = lseek(fd, end, SEEK_DATA);
                 if (start < 0)
@@ -51,7 +54,7 @@ static int image_extents(void *userdata, int (*found)(const BlockExtent *e, void
         }
 }
 
-static int image_verify(void *userdata, char **ret_version, Error *err)
+static int image_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
 {
         BlockVolume *t = userdata;
         struct stat st;
@@ -65,6 +68,9 @@ static int image_verify(void *userdata, char **ret_version, Error *err)
         }
         if (stat(t->image, &st) < 0)
                 return error_set(err, ERROR_DEVICE_CHANGED, errno, "Cannot stat %s", t->image);
+        int r = block_check_size(t->image, (uint64_t) st.st_size, size, err);
+        if (r < 0)
+                return r;
         if (asprintf(ret_version, "%lld.%09ld %lld", (long long) st.st_ctim.tv_sec, st.st_ctim.tv_nsec,
                      (long long) st.st_size) < 0)
                 return error_oom(err);

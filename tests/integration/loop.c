@@ -241,6 +241,50 @@ Test(loop, devices_that_cannot_be_used)
         volume_free(&v);
 }
 
+static void expect_format(MounterVolume *v, ErrorCode code, const char *image, const char *what)
+{
+        _cleanup_free_ char *before = file_checksum(image), *after = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+
+        /* what a device has beyond its file cannot be read either, if it is looked at first */
+        (void) mounter_call(&c, "Format", v, NULL, &err);
+        cr_assert(err.code == code || (code == ERROR_DEVICE_CHANGED && err.code == ERROR_DEVICE_ERROR), "%s: %s: %s", what,
+                  error_code_name(err.code), str_or(err.text, "formatted"));
+        after = file_checksum(image);
+        cr_assert_str_eq(before, after, "%s: the image was changed", what);
+}
+
+/* A loop device keeps its size until it is told: what an image has been given since, or lost, is not what is proved blank. */
+Test(loop, an_image_whose_size_changed_is_not_formatted)
+{
+        _cleanup_free_ char *image = fixture_image(&f, "a.img", 16 << 20);
+        MounterVolume v;
+        MounterResult r = {};
+
+        volume_init(&v, image, NULL, "ext4");
+        volume_resolve(&c, &v);
+        volume_attach(&c, &v);
+        MOUNTER_OK(&c, "Stage", &v, &r);
+        cr_assert_str_eq(str_or(r.next, "mounted"), "format");
+        mounter_result_done(&r);
+
+        cr_assert_eq(truncate(image, 8 << 20), 0);
+        expect_format(&v, ERROR_DEVICE_CHANGED, image, "shrunk");
+
+        _cleanup_close_ int fd = open(image, O_WRONLY | O_CLOEXEC);
+        cr_assert(fd >= 0 && pwrite(fd, "data", 4, 24 << 20) == 4 && ftruncate(fd, 32 << 20) >= 0);
+        expect_format(&v, ERROR_DEVICE_CHANGED, image, "grown");
+        RUN_OK("losetup", "--set-capacity", v.device);
+        expect_format(&v, ERROR_NOT_BLANK, image, "grown, and the device told");
+
+        cr_assert(ftruncate(fd, 20 << 20) >= 0);
+        expect_format(&v, ERROR_DEVICE_CHANGED, image, "shrunk again");
+        volume_down(&c, &v);
+        volume_up(&c, &v); /* a new device has the size that the image has now */
+        volume_down(&c, &v);
+        volume_free(&v);
+}
+
 /* The table of what is known about devices must not outlive a binding: the same number, another image. */
 Test(loop, numbers_are_used_again)
 {

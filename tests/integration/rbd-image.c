@@ -105,7 +105,7 @@ static void image_write(Node *n, const char *name, uint64_t offset, size_t size,
 
 static unsigned n_extents;
 
-static int counted_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
+static int counted_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
 
 typedef struct Counter {
         int (*found)(const BlockExtent *e, void *arg);
@@ -120,38 +120,47 @@ static int count_extent(const BlockExtent *e, void *arg)
         return k->found(e, k->arg);
 }
 
-static int counted_extents(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+static int counted_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
 {
         Counter k = { found, arg };
 
-        return rbd_image_extents(userdata, count_extent, &k, err);
+        return rbd_image_extents(userdata, size, count_extent, &k, err);
+}
+
+/* On an image that has been opened before, with the device that it has now. */
+static ErrorCode prove_opened(RbdImage *i, char **ret_text)
+{
+        _cleanup_free_ char *dir = NULL, *path = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+        struct stat st;
+
+        BlockStorage s = { .extents = counted_extents, .userdata = i, .lasting_id = i->lasting_id };
+        cr_assert(asprintf(&dir, "%s/fuse", f.dir) >= 0 && asprintf(&path, "%s/%s", dir, i->source->image) >= 0);
+        cr_assert(mkdir(dir, 0700) >= 0 || errno == EEXIST);
+        RUN_OK("timeout", "30", "rbd-fuse", "-c", ceph.conf, "-p", "kube", dir);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        cr_assert(fd >= 0 && fstat(fd, &st) >= 0, "%s: %s", path, strerror(errno));
+        n_extents = 0;
+        int r = block_prove_blank(&m, fd, (uint64_t) st.st_size, &s, &err);
+        close(fd);
+        cr_assert(umount2(dir, MNT_DETACH) >= 0, "%s", strerror(errno));
+        if (ret_text)
+                *ret_text = TAKE_PTR(err.text);
+        return r < 0 ? err.code : ERROR_NONE;
 }
 
 /* By a fresh look at the image, as another process would have it. */
 static ErrorCode prove(const char *name, char **ret_text)
 {
-        _cleanup_free_ char *dir = NULL, *path = NULL;
-        _cleanup_error_ Error err = ERROR_INIT;
         RbdImage i = RBD_IMAGE_INIT;
         Node n;
 
         node_start(&n, name);
         image_open(&n, &i);
-        BlockStorage s = { .extents = counted_extents, .userdata = &i, .lasting_id = i.lasting_id };
-        cr_assert(asprintf(&dir, "%s/fuse", f.dir) >= 0 && asprintf(&path, "%s/%s", dir, name) >= 0);
-        cr_assert(mkdir(dir, 0700) >= 0 || errno == EEXIST);
-        RUN_OK("timeout", "30", "rbd-fuse", "-c", ceph.conf, "-p", "kube", dir);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        cr_assert(fd >= 0, "%s: %s", path, strerror(errno));
-        n_extents = 0;
-        int r = block_prove_blank(&m, fd, i.size, &s, &err);
-        close(fd);
-        cr_assert(umount2(dir, MNT_DETACH) >= 0, "%s", strerror(errno));
+        ErrorCode code = prove_opened(&i, ret_text);
         rbd_image_done(&i);
         node_stop(&n);
-        if (ret_text)
-                *ret_text = TAKE_PTR(err.text);
-        return r < 0 ? err.code : ERROR_NONE;
+        return code;
 }
 
 static void expect_proof(const char *name, ErrorCode wanted, const char *part)
@@ -214,6 +223,87 @@ Test(rbd_image, proof_on_clones)
         expect_proof("clone-of-full", ERROR_NONE, NULL);
         image_write(&n, "clone-of-blank", 0, 512, 9);
         expect_proof("clone-of-blank", ERROR_NOT_BLANK, "offset 0 ");
+        node_stop(&n);
+}
+
+/* Whoever has it open for reading only is not told that it has grown. */
+Test(rbd_image, proof_covers_what_an_image_has_grown_by)
+{
+        static const char *const features[] = { "layering", "layering,exclusive-lock,object-map,fast-diff,deep-flatten" };
+        Node other;
+
+        node_start(&other, "foo");
+        for (size_t k = 0; k < ELEMENTSOF(features); k++) {
+                _cleanup_free_ char *text = NULL;
+                RbdImage i = RBD_IMAGE_INIT, j = RBD_IMAGE_INIT;
+                char name[16], spec[32];
+                Node n;
+
+                snprintf(name, sizeof(name), "growing%zu", k);
+                snprintf(spec, sizeof(spec), "kube/%s", name);
+                image_create(name, "16M", features[k]);
+                node_start(&n, name);
+                image_open(&n, &i);
+                image_open(&n, &j);
+                CEPH_RBD(&ceph, (char *) "resize", (char *) "--no-progress", (char *) "--size", (char *) "32M", spec);
+                cr_assert_eq(prove_opened(&i, NULL), ERROR_NONE, "what it has grown by is blank too");
+                image_write(&other, name, 24 * MIB, 512, 5);
+                ErrorCode code = prove_opened(&j, &text);
+                cr_assert_eq(code, ERROR_NOT_BLANK, "%s: %s", error_code_name(code), text);
+                cr_assert(strstr(text, "offset 25165824 "), "%s", text);
+                rbd_image_done(&i);
+                rbd_image_done(&j);
+                node_stop(&n);
+        }
+        node_stop(&other);
+}
+
+static void expect_size(RbdImage *i, uint64_t device_size, ErrorCode wanted, const char *part)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        int r = rbd_image_check_size(i, device_size, &err);
+
+        cr_assert_eq(r < 0 ? err.code : ERROR_NONE, wanted, "%s: %s", error_code_name(err.code), str_or(err.text, ""));
+        cr_assert(r >= 0 || strstr(err.text, part), "'%s' does not say '%s'", err.text, part);
+}
+
+/* The device as the kernel has it, and the image as the cluster has it now. */
+Test(rbd_image, proof_refuses_a_device_of_another_size)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_free_ char *path = NULL;
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        cr_assert(asprintf(&path, "%s/device", f.dir) >= 0);
+        _cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        cr_assert(fd >= 0 && ftruncate(fd, 16 * MIB) >= 0);
+        image_create("sized", "16M", "layering");
+        node_start(&n, "sized");
+        image_open(&n, &i);
+        BlockStorage s = { .extents = counted_extents, .userdata = &i, .lasting_id = i.lasting_id };
+        cr_assert_eq(block_prove_blank(&m, fd, 16 * MIB, &s, &err), 0, "%s", err.text);
+        expect_size(&i, 16 * MIB, ERROR_NONE, NULL);
+        expect_size(&i, 16 * MIB - 512, ERROR_NONE, NULL); /* as of an image that ends within a block */
+        expect_size(&i, 16 * MIB + 512, ERROR_DEVICE_CHANGED, "16777728");
+
+        CEPH_RBD(&ceph, (char *) "resize", (char *) "--no-progress", (char *) "--size", (char *) "32M", (char *) "kube/sized");
+        expect_size(&i, 16 * MIB, ERROR_DEVICE_CHANGED, "33554432");
+        cr_assert_eq(i.size, 32 * MIB);
+        cr_assert_lt(block_prove_blank(&m, fd, 16 * MIB, &s, &err), 0, "the kernel has not heard of it yet");
+        cr_assert_eq(err.code, ERROR_DEVICE_CHANGED, "%s", err.text);
+        error_done(&err);
+
+        cr_assert(ftruncate(fd, 32 * MIB) >= 0);
+        CEPH_RBD(&ceph, (char *) "resize", (char *) "--no-progress", (char *) "--allow-shrink", (char *) "--size", (char *) "16M",
+                 (char *) "kube/sized");
+        cr_assert_lt(block_prove_blank(&m, fd, 32 * MIB, &s, &err), 0, "it has shrunk");
+        cr_assert_eq(err.code, ERROR_DEVICE_CHANGED, "%s", err.text);
+
+        CEPH_RBD(&ceph, (char *) "rm", (char *) "--no-progress", (char *) "kube/sized");
+        image_create("sized", "16M", "layering");
+        expect_size(&i, 16 * MIB, ERROR_RBD_IMAGE_NOT_FOUND, "removed");
+        rbd_image_done(&i);
         node_stop(&n);
 }
 

@@ -43,7 +43,7 @@ typedef struct Extents {
         int error;
 } Extents;
 
-static int extents_report(void *userdata, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+static int extents_report(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
 {
         const Extents *x = userdata;
 
