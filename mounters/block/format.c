@@ -150,21 +150,28 @@ static void clock_tick_wait(void)
         } while (now.tv_sec == start.tv_sec && now.tv_nsec == start.tv_nsec);
 }
 
-static int format_unchanged(Format *f, const char *version, Error *err)
+/* mkfs takes what the device has then: more than that was not proved blank. */
+static int format_same_size(Format *f, Error *err)
 {
-        _cleanup_free_ char *now = NULL;
         uint64_t size;
 
         int r = device_size(f->fd, &size, err);
+        if (r >= 0 && size != f->size)
+                r = error_set(err, ERROR_DEVICE_CHANGED, EAGAIN,
+                              "The size of %s changed from %" PRIu64 " to %" PRIu64 " bytes while it was examined",
+                              f->v->device, f->size, size);
+        return r;
+}
+
+static int format_unchanged(Format *f, const char *version, Error *err)
+{
+        _cleanup_free_ char *now = NULL;
+
+        int r = format_version(f, &now, err);
         if (r >= 0)
-                r = format_version(f, &now, err);
+                r = format_same_size(f, err);
         if (r < 0)
                 return r;
-        if (size != f->size)
-                return error_set(err, ERROR_DEVICE_CHANGED, EAGAIN,
-                                 "The size of %s changed from %" PRIu64 " to %" PRIu64
-                                 " bytes while it was examined",
-                                 f->v->device, f->size, size);
         if (!str_equal(version, now))
                 return error_set(err, ERROR_DEVICE_CHANGED, EAGAIN,
                                  "The storage of %s was changed while it was examined", f->v->device);
@@ -206,6 +213,8 @@ static int format_make(Format *f, FormatPlan plan, const char *version, Error *e
         if (r >= 0 && now != plan)
                 r = error_set(err, ERROR_DEVICE_CHANGED, EAGAIN, "What is on %s changed while it was examined",
                               f->v->device);
+        if (r >= 0) /* the storage was asked meanwhile, perhaps for long: last, so that nothing stands between this and mkfs */
+                r = format_same_size(f, err);
         if (r >= 0) {
                 r = block_mkfs(f->m, f->v->device, f->fd, f->fs_type, f->intent.uuid, plan == PLAN_FORCE, err);
                 if (r >= 0)

@@ -657,6 +657,33 @@ Test(format, change_within_a_clock_tick)
         }
 }
 
+static void grow_late(BlockVolume *t)
+{
+        if (t->verifies != 2)
+                return;
+        file_write_at(t->image, SIZE + 12 * MIB, "late", 4);
+        cr_assert_eq(truncate(t->image, (off_t) (2 * SIZE)), 0);
+        RUN_OK("losetup", "--set-capacity", t->device);
+}
+
+/* mkfs takes all that the device has, and what it had grown by when the storage had been asked last nobody has read. */
+Test(format, growth_between_proof_and_mkfs)
+{
+        static const char *const versions[] = { NULL, "constant" };
+
+        for (size_t i = 0; i < ELEMENTSOF(versions); i++) {
+                BlockVolume t;
+                char name[16];
+
+                snprintf(name, sizeof(name), "grown%zu", i);
+                block_volume_init(&t, &fixture, fixture_image(&fixture, name, SIZE), "ext4");
+                t.on_verify = grow_late;
+                t.version = versions[i];
+                expect_change_noticed(&t, SIZE + 12 * MIB, "late", "growth");
+                block_volume_done(&t);
+        }
+}
+
 static void write_through_device(BlockVolume *t)
 {
         if (t->extents == 1)
