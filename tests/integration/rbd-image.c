@@ -101,6 +101,18 @@ static void image_write(Node *n, const char *name, uint64_t offset, size_t size,
         free(data);
 }
 
+static void image_discard(Node *n, const char *name, uint64_t offset, uint64_t size)
+{
+        rados_ioctx_t io;
+        rbd_image_t image;
+
+        cr_assert_eq(rados_ioctx_create(n->cluster->rados, "kube", &io), 0);
+        cr_assert_eq(rbd_open(io, name, &image, NULL), 0);
+        cr_assert_geq(rbd_discard(image, offset, size), 0);
+        cr_assert_eq(rbd_close(image), 0);
+        rados_ioctx_destroy(io);
+}
+
 /* --- the proof of blankness --- */
 
 static unsigned n_extents;
@@ -223,6 +235,63 @@ Test(rbd_image, proof_on_clones)
         expect_proof("clone-of-full", ERROR_NONE, NULL);
         image_write(&n, "clone-of-blank", 0, 512, 9);
         expect_proof("clone-of-blank", ERROR_NOT_BLANK, "offset 0 ");
+        node_stop(&n);
+}
+
+/* What an image shows may lie where its own objects' numbers do not say, in objects that snapshots share, or in another image. */
+Test(rbd_image, proof_on_images_of_unusual_layout)
+{
+        Node n;
+
+        node_start(&n, "foo");
+        /* the bytes of one object lie apart */
+        CEPH_RBD(&ceph, (char *) "create", (char *) "--size", (char *) "64M", (char *) "--stripe-unit", (char *) "64K", (char *) "--stripe-count",
+                 (char *) "5", (char *) "--image-feature", (char *) "layering,striping", (char *) "kube/striped");
+        expect_proof("striped", ERROR_NONE, NULL);
+        for (uint64_t at = 3 * MIB + 77777; at < 64 * MIB; at += 17 * MIB + 4321) {
+                char offset[64];
+                snprintf(offset, sizeof(offset), "offset %llu ", (unsigned long long) at);
+                image_write(&n, "striped", at, 1, 1);
+                expect_proof("striped", ERROR_NOT_BLANK, offset);
+                image_write(&n, "striped", at, 1, 0);
+                expect_proof("striped", ERROR_NONE, NULL);
+        }
+
+        /* the image's own bytes count, not those of its snapshots */
+        image_create("snapped", "32M", "layering,exclusive-lock,object-map,fast-diff,deep-flatten");
+        image_write(&n, "snapped", 8 * MIB, 8192, 4);
+        CEPH_RBD(&ceph, (char *) "snap", (char *) "create", (char *) "--no-progress", (char *) "kube/snapped@full");
+        expect_proof("snapped", ERROR_NOT_BLANK, "offset 8388608 ");
+        image_discard(&n, "snapped", 8 * MIB, 4 * MIB);
+        expect_proof("snapped", ERROR_NONE, NULL);
+        image_write(&n, "snapped", 9 * MIB + 5, 1, 4);
+        expect_proof("snapped", ERROR_NOT_BLANK, "offset 9437189 ");
+        CEPH_RBD(&ceph, (char *) "snap", (char *) "create", (char *) "--no-progress", (char *) "kube/snapped@second");
+        expect_proof("snapped", ERROR_NOT_BLANK, "offset 9437189 ");
+        image_write(&n, "snapped", 9 * MIB + 5, 1, 0);
+        expect_proof("snapped", ERROR_NONE, NULL);
+        CEPH_RBD(&ceph, (char *) "snap", (char *) "rollback", (char *) "--no-progress", (char *) "kube/snapped@full");
+        expect_proof("snapped", ERROR_NOT_BLANK, "offset 8388608 ");
+
+        /* a clone of a clone; and what was cut off of one does not come back when it grows again */
+        CEPH_RBD(&ceph, (char *) "clone", (char *) "--rbd-default-clone-format", (char *) "2", (char *) "kube/snapped@full", (char *) "kube/child");
+        CEPH_RBD(&ceph, (char *) "snap", (char *) "create", (char *) "--no-progress", (char *) "kube/child@snap");
+        CEPH_RBD(&ceph, (char *) "clone", (char *) "--rbd-default-clone-format", (char *) "2", (char *) "kube/child@snap", (char *) "kube/grandchild");
+        expect_proof("grandchild", ERROR_NOT_BLANK, "offset 8388608 ");
+        CEPH_RBD(&ceph, (char *) "resize", (char *) "--no-progress", (char *) "--allow-shrink", (char *) "--size", (char *) "8M", (char *) "kube/grandchild");
+        CEPH_RBD(&ceph, (char *) "resize", (char *) "--no-progress", (char *) "--size", (char *) "32M", (char *) "kube/grandchild");
+        expect_proof("grandchild", ERROR_NONE, NULL);
+        CEPH_RBD(&ceph, (char *) "flatten", (char *) "--no-progress", (char *) "kube/child");
+        expect_proof("child", ERROR_NOT_BLANK, "offset 8388608 ");
+
+        /* one that is being moved shows what still lies in its source */
+        image_create("moving", "16M", "layering");
+        image_write(&n, "moving", 5 * MIB, 4096, 6);
+        CEPH_RBD(&ceph, (char *) "migration", (char *) "prepare", (char *) "kube/moving", (char *) "kube/moved");
+        expect_proof("moved", ERROR_NOT_BLANK, "offset 5242880 ");
+        CEPH_RBD(&ceph, (char *) "migration", (char *) "execute", (char *) "--no-progress", (char *) "kube/moved");
+        CEPH_RBD(&ceph, (char *) "migration", (char *) "commit", (char *) "--no-progress", (char *) "kube/moved");
+        expect_proof("moved", ERROR_NOT_BLANK, "offset 5242880 ");
         node_stop(&n);
 }
 
