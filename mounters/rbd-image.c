@@ -453,3 +453,15 @@ int rbd_image_extents(RbdImage *i, uint64_t size, int (*found)(const BlockExtent
                 return x.r;
         return r < 0 ? rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Listing what is allocated", err) : 0;
 }
+
+/* Without the exclusive lock, which our own map holds, librbd has no object map to believe: it asks for every object. */
+int rbd_image_read(RbdImage *i, uint64_t offset, void *buffer, size_t size, Error *err)
+{
+        ssize_t n = rbd_read2(i->image, offset, size, buffer, LIBRADOS_OP_FLAG_FADVISE_NOCACHE);
+
+        if (n < 0)
+                return rbd_request_failed(i->source, (int) n, ERROR_DEVICE_ERROR, "Reading", err);
+        return (size_t) n == size ? 0
+                                  : error_set(err, ERROR_DEVICE_ERROR, EIO, "Image %s gave only %zd of %zu bytes at offset %" PRIu64, i->spec, n,
+                                              size, offset);
+}

@@ -73,6 +73,8 @@ int rbd_image_check_size(RbdImage *i, uint64_t device_size, Error *err);
 /* Its part of BlockStorage (userdata: the RbdImage): allocated extents, and intents and memories as image metadata "berth.<what>". To write
  * or remove one of an image that is gone is RBD_IMAGE_NOT_FOUND. */
 int rbd_image_extents(RbdImage *i, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
+/* Past the object map, unlike a device. */
+int rbd_image_read(RbdImage *i, uint64_t offset, void *buffer, size_t size, Error *err);
 int rbd_image_keep_read(RbdImage *i, const char *what, char **ret, Error *err);
 int rbd_image_keep_write(RbdImage *i, const char *what, const char *text, Error *err);
 int rbd_image_keep_remove(RbdImage *i, const char *what, Error *err);

@@ -422,6 +422,13 @@ static int storage_extents(void *userdata, uint64_t size, int (*found)(const Blo
         return rbd_image_extents(&s->access.image, size, found, arg, err);
 }
 
+static int storage_read(void *userdata, uint64_t offset, void *buffer, size_t size, Error *err)
+{
+        RbdStorage *s = userdata;
+
+        return rbd_image_read(&s->access.image, offset, buffer, size, err);
+}
+
 /* The device is the image's and as large, and nobody else may write it. Nothing tells whether somebody did: hence no version. */
 static int storage_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
 {
@@ -481,6 +488,8 @@ static int storage_open(Mounter *m, const MounterVolume *v, RbdStorage *s, Error
         s->volume = v;
         s->block = (BlockStorage) {
                 .extents = storage_extents,
+                /* who has the exclusive lock asks for no object that the object map does not know, and shows zeros for it */
+                .read = s->access.image.features & RBD_FEATURE_OBJECT_MAP ? storage_read : NULL,
                 .verify = storage_verify,
                 .keeper = &keeper,
                 .userdata = s,

@@ -121,6 +121,7 @@ static size_t first_nonzero(const uint8_t *p, size_t n)
 
 typedef struct BlankReader {
         Mounter *m;
+        const BlockStorage *s; /* may be NULL */
         int fd;        /* the caller's: buffered */
         int direct_fd; /* -EBADF where direct I/O does not work */
         uint8_t *buffer;
@@ -159,6 +160,25 @@ static int reader_read(BlankReader *b, uint64_t offset, size_t size, size_t *ret
         }
 }
 
+/* The same bytes as the storage has them: zeros that only the device shows are data that a repair would bring back. */
+static int reader_storage(BlankReader *b, uint64_t offset, size_t size, Error *err)
+{
+        char name[PATH_MAX];
+
+        if (!b->s || !b->s->read)
+                return 0;
+        int r = b->s->read(b->s->userdata, offset, b->buffer, size, err);
+        if (r < 0)
+                return r;
+        size_t i = first_nonzero(b->buffer, size);
+        if (i == size)
+                return 0;
+        return error_set(err, ERROR_NOT_BLANK, EEXIST,
+                         "%s shows zeros, but its storage holds 0x%02x at offset %" PRIu64
+                         ": an index that the device believes is wrong (of RBD images: rbd object-map rebuild)",
+                         device_name(b->fd, name, sizeof(name)), b->buffer[i], offset + i);
+}
+
 static int reader_extent(BlankReader *b, const BlockExtent *e, Error *err)
 {
         char name[PATH_MAX];
@@ -178,6 +198,9 @@ static int reader_extent(BlankReader *b, const BlockExtent *e, Error *err)
                                          " -n 512 %s",
                                          device, at + i, b->buffer[i], at + i, device);
                 }
+                r = reader_storage(b, at, n, err);
+                if (r < 0)
+                        return r;
                 at += n;
                 b->done += n;
                 mounter_progress(b->m, "proof", b->done, b->total);
@@ -226,7 +249,7 @@ int block_prove_blank(Mounter *m, int fd, uint64_t size, const BlockStorage *s, 
                                  " bytes would have to be read; at most %" PRIu64 " are allowed",
                                  device_name(fd, name, sizeof(name)), l.total, m->settings.max_proof_bytes);
 
-        BlankReader b = { .m = m, .fd = fd, .direct_fd = -EBADF, .total = l.total };
+        BlankReader b = { .m = m, .s = s, .fd = fd, .direct_fd = -EBADF, .total = l.total };
         r = reader_run(&b, &l, err);
         if (r < 0)
                 return r;

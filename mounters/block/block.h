@@ -39,6 +39,11 @@ typedef struct BlockStorage {
          */
         int (*extents)(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err);
         /*
+         * Reads size bytes past the device, where that may show less than there is because it believes an index of the storage that can be wrong;
+         * NULL: it shows all. Called after extents(), for what it reported.
+         */
+        int (*read)(void *userdata, uint64_t offset, void *buffer, size_t size, Error *err);
+        /*
          * Checks that the device still is the volume's (sysfs, inode), with the size that the storage has now, and fills a string that
          * changes whenever the content may have changed (such as the backing file's change time), or leaves it NULL where nothing
          * tells; NULL slot: not known. Called before the proof and right before mkfs.

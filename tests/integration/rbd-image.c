@@ -139,6 +139,11 @@ static int counted_extents(void *userdata, uint64_t size, int (*found)(const Blo
         return rbd_image_extents(userdata, size, count_extent, &k, err);
 }
 
+static int read_past_device(void *userdata, uint64_t offset, void *buffer, size_t size, Error *err)
+{
+        return rbd_image_read(userdata, offset, buffer, size, err);
+}
+
 /* On an image that has been opened before, with the device that it has now. */
 static ErrorCode prove_opened(RbdImage *i, char **ret_text)
 {
@@ -146,7 +151,7 @@ static ErrorCode prove_opened(RbdImage *i, char **ret_text)
         _cleanup_error_ Error err = ERROR_INIT;
         struct stat st;
 
-        BlockStorage s = { .extents = counted_extents, .userdata = i, .lasting_id = i->lasting_id };
+        BlockStorage s = { .extents = counted_extents, .read = read_past_device, .userdata = i, .lasting_id = i->lasting_id };
         cr_assert(asprintf(&dir, "%s/fuse", f.dir) >= 0 && asprintf(&path, "%s/%s", dir, i->source->image) >= 0);
         cr_assert(mkdir(dir, 0700) >= 0 || errno == EEXIST);
         RUN_OK("timeout", "30", "rbd-fuse", "-c", ceph.conf, "-p", "kube", dir);
@@ -292,6 +297,37 @@ Test(rbd_image, proof_on_images_of_unusual_layout)
         CEPH_RBD(&ceph, (char *) "migration", (char *) "execute", (char *) "--no-progress", (char *) "kube/moved");
         CEPH_RBD(&ceph, (char *) "migration", (char *) "commit", (char *) "--no-progress", (char *) "kube/moved");
         expect_proof("moved", ERROR_NOT_BLANK, "offset 5242880 ");
+        node_stop(&n);
+}
+
+/* Stands for a device whose client believes an object map that does not know of an object: it shows zeros there. */
+Test(rbd_image, proof_believes_no_object_map)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_free_ char *path = NULL;
+        RbdImage i = RBD_IMAGE_INIT;
+        char object[128];
+        Node n;
+
+        cr_assert(asprintf(&path, "%s/device", f.dir) >= 0);
+        _cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        cr_assert(fd >= 0 && ftruncate(fd, 32 * MIB) >= 0);
+        image_create("mapped", "32M", "layering,exclusive-lock,object-map,fast-diff,deep-flatten");
+        node_start(&n, "mapped");
+        image_open(&n, &i);
+        BlockStorage s = { .extents = counted_extents, .read = read_past_device, .userdata = &i, .lasting_id = i.lasting_id };
+        cr_assert_eq(block_prove_blank(&m, fd, 32 * MIB, &s, &err), 0, "%s", err.text);
+
+        snprintf(object, sizeof(object), "rbd_data.%s.0000000000000003", i.id);
+        cr_assert_eq(rados_write(i.io, object, "\0\0\0lost", 7, 4096), 0);
+        cr_assert_lt(block_prove_blank(&m, fd, 32 * MIB, &s, &err), 0, "zeros of the device alone were proof");
+        cr_assert_eq(err.code, ERROR_NOT_BLANK, "%s", err.text);
+        cr_assert(strstr(err.text, "offset 12587011:"), "%s", err.text);
+        error_done(&err);
+        cr_assert_eq(rados_write(i.io, object, "\0\0\0\0\0\0\0", 7, 4096), 0);
+        cr_assert_eq(block_prove_blank(&m, fd, 32 * MIB, &s, &err), 0, "%s", err.text);
+        cr_assert_geq(n_extents, 1U);
+        rbd_image_done(&i);
         node_stop(&n);
 }
 
