@@ -208,6 +208,27 @@ int rbd_device_find(const char *sysfs, const char *key, RbdDevice *ret)
         return s.found;
 }
 
+typedef struct Other {
+        const RbdDevice *than;
+        RbdDevice *ret;
+} Other;
+
+static int other_visit(RbdDevice *d, void *userdata)
+{
+        const Other *o = userdata;
+
+        if (d->read_only || d->device_number == o->than->device_number || strcmp(d->key, o->than->key) != 0)
+                return 0;
+        *o->ret = *d;
+        *d = RBD_DEVICE_INIT;
+        return 1;
+}
+
+int rbd_device_find_other(const char *sysfs, const RbdDevice *d, RbdDevice *ret)
+{
+        return rbd_device_each(sysfs, other_visit, &(Other) { d, ret });
+}
+
 static int addresses_visit(RbdDevice *d, void *userdata)
 {
         char ***addresses = userdata;

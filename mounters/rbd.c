@@ -429,6 +429,19 @@ static int storage_read(void *userdata, uint64_t offset, void *buffer, size_t si
         return rbd_image_read(&s->access.image, offset, buffer, size, err);
 }
 
+/* The clients of this node's kernel count as its own below, and each map has a page cache of its own, in which nobody sees what another writes. */
+static int check_mapped_once(const RbdImage *i, const RbdDevice *d, Error *err)
+{
+        _cleanup_rbd_device_ RbdDevice other = RBD_DEVICE_INIT;
+        int r = rbd_device_find_other(RBD_SYSFS, d, &other);
+
+        if (r < 0)
+                return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot list the maps of this node: %s", strerror(-r));
+        return r == 0 ? 0
+                      : error_set(err, ERROR_IN_USE, EBUSY, "Image %s is mapped a second time on this node and can be written there, as /dev/rbd%u",
+                                  i->spec, other.number);
+}
+
 /* The device is the image's and as large, and nobody else may write it. Nothing tells whether somebody did: hence no version. */
 static int storage_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
 {
@@ -443,7 +456,9 @@ static int storage_verify(void *userdata, uint64_t size, char **ret_version, Err
         if (r == 0 || strcmp(d.image_id, i->id) != 0 || d.pool_id != i->pool_id)
                 return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show image %s (%s) any more", s->volume->device, i->spec,
                                  i->id);
-        r = rbd_image_check_size(i, size, err);
+        r = check_mapped_once(i, &d, err);
+        if (r >= 0)
+                r = rbd_image_check_size(i, size, err);
         if (r >= 0)
                 r = own_addresses(&s->access, &d, &own, err);
         if (r >= 0)

@@ -11,6 +11,7 @@
 #include "mounters/rbd-device.h"
 #include "mounters/rbd-use.h"
 
+#define FSID "6b0b5bd8-2f52-4c29-9d3b-6a2b6f5a1a11"
 #define KEY "AQAAAAAAAAAAABAAnAjmwmd0/MhCfKSRWyai9A=="
 
 static Settings settings;
@@ -245,6 +246,52 @@ Test(rbd, own_tag)
         cr_assert(!rbd_config_is_own("key=berth-k", "k"));
         cr_assert(!rbd_config_is_own("", "k"));
         cr_assert(rbd_config_is_own("10.0.0.1 key=berth-k p i -", "k"));
+}
+
+/* A map as sysfs shows it, below a directory of the test's own; snapshot: "-" for none. */
+static void map_make(const char *sysfs, unsigned number, const char *image, const char *snapshot)
+{
+        const char *const attributes[][2] = { { "cluster_fsid", FSID }, { "pool", "kube" }, { "pool_ns", "" }, { "name", image }, { "image_id", "1a2b" },
+                                              { "current_snap", snapshot }, { "client_addr", "10.0.0.1:0/1" }, { "major", "250" }, { "pool_id", "2" },
+                                              { "config_info", "10.0.0.2:3300 name=kube,key=client.kube kube web-0 -" } };
+        char path[256];
+
+        snprintf(path, sizeof(path), "%s/devices/%u", sysfs, number);
+        cr_assert_eq(mkdir(path, 0700), 0);
+        for (size_t i = 0; i <= ELEMENTSOF(attributes); i++) {
+                snprintf(path, sizeof(path), "%s/devices/%u/%s", sysfs, number, i < ELEMENTSOF(attributes) ? attributes[i][0] : "minor");
+                FILE *f = fopen(path, "w");
+                cr_assert_not_null(f);
+                if (i < ELEMENTSOF(attributes))
+                        fprintf(f, "%s\n", attributes[i][1]);
+                else
+                        fprintf(f, "%u\n", number * 16);
+                cr_assert_eq(fclose(f), 0);
+        }
+}
+
+/* For writing one more way than the volume's own: not a snapshot's, not another image's. */
+Test(rbd, mapped_twice)
+{
+        char sysfs[] = "/tmp/berth-sysfs-XXXXXX", command[64];
+        _cleanup_rbd_device_ RbdDevice first = RBD_DEVICE_INIT, other = RBD_DEVICE_INIT;
+        _cleanup_free_ char *identity = rbd_identity(FSID, "kube", "", "web-0", NULL), *key = rbd_key(identity);
+
+        cr_assert(mkdtemp(sysfs));
+        snprintf(command, sizeof(command), "%s/devices", sysfs);
+        cr_assert_eq(mkdir(command, 0700), 0);
+        map_make(sysfs, 7000, "web-0", "-");
+        cr_assert_eq(rbd_device_find(sysfs, key, &first), 1);
+        cr_assert_eq(first.number, 7000U);
+        cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 0);
+        map_make(sysfs, 7001, "web-1", "-");
+        map_make(sysfs, 7002, "web-0", "daily");
+        cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 0, "/dev/rbd%u", other.number);
+        map_make(sysfs, 7003, "web-0", "-");
+        cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 1);
+        cr_assert_eq(other.number, 7003U);
+        snprintf(command, sizeof(command), "rm -r %s", sysfs);
+        cr_assert_eq(system(command), 0);
 }
 
 Test(rbd, client_of_its_own)
