@@ -331,6 +331,45 @@ Test(rbd_image, proof_believes_no_object_map)
         node_stop(&n);
 }
 
+static int silent_read(void *userdata, uint64_t offset, void *buffer, size_t size, Error *err)
+{
+        kill(ceph_pid(&ceph, "osd"), SIGSTOP);
+        return rbd_image_read(userdata, offset, buffer, size, err);
+}
+
+static int silent_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+{
+        kill(ceph_pid(&ceph, "osd"), SIGSTOP);
+        return rbd_image_extents(userdata, size, found, arg, err);
+}
+
+/* What the cluster does not answer is neither "nothing is allocated" nor "zeros". */
+Test(rbd_image, proof_with_a_cluster_that_falls_silent)
+{
+        _cleanup_free_ char *path = NULL;
+        Node n;
+
+        cr_assert(asprintf(&path, "%s/device", f.dir) >= 0);
+        _cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+        cr_assert(fd >= 0 && ftruncate(fd, 16 * MIB) >= 0);
+        image_create("silent", "16M", "layering,exclusive-lock,object-map,fast-diff,deep-flatten");
+        node_start(&n, "silent");
+        image_write(&n, "silent", 4 * MIB, 4096, 0);
+        for (unsigned k = 0; k < 2; k++) {
+                _cleanup_error_ Error err = ERROR_INIT;
+                RbdImage i = RBD_IMAGE_INIT;
+
+                image_open(&n, &i);
+                BlockStorage s = { .extents = k ? counted_extents : silent_extents, .read = silent_read, .userdata = &i, .lasting_id = i.lasting_id };
+                int r = block_prove_blank(&m, fd, 16 * MIB, &s, &err);
+                kill(ceph_pid(&ceph, "osd"), SIGCONT);
+                cr_assert_lt(r, 0, "try %u: no answer was proof", k);
+                cr_assert_eq(err.code, ERROR_OSDS_UNREACHABLE, "try %u: %s: %s", k, error_code_name(err.code), err.text);
+                rbd_image_done(&i);
+        }
+        node_stop(&n);
+}
+
 /* Whoever has it open for reading only is not told that it has grown. */
 Test(rbd_image, proof_covers_what_an_image_has_grown_by)
 {
