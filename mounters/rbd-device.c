@@ -15,6 +15,7 @@
 
 #define ATTRIBUTE_MAX 4096U
 #define TAG "key=berth-"
+#define SPACES " \f\n\r\t\v"
 
 void rbd_device_done(RbdDevice *d)
 {
@@ -30,36 +31,65 @@ void rbd_device_done(RbdDevice *d)
         *d = RBD_DEVICE_INIT;
 }
 
+/*
+ * One option after another: what lies between commas in the second word. Words end where the kernel ends them; the others are addresses and names,
+ * which may look like options. *p: NULL at first, which finds the list; false at its end.
+ */
+static bool config_option(const char *config_info, const char **p, const char **ret, size_t *n)
+{
+        if (!*p) {
+                const char *addresses = config_info + strspn(config_info, SPACES);
+                *p = addresses + strcspn(addresses, SPACES);
+                *p += strspn(*p, SPACES);
+        } else
+                *p += **p == ',';
+        *ret = *p;
+        *n = strcspn(*p, "," SPACES);
+        *p += *n;
+        return *n > 0 || **p == ',';
+}
+
+static bool option_is(const char *option, size_t n, const char *name)
+{
+        return n == strlen(name) && memcmp(option, name, n) == 0;
+}
+
 bool rbd_config_is_own(const char *config_info, const char *key)
 {
-        const char *options = config_info + strcspn(config_info, " "), *end;
-        size_t n_tag = strlen(TAG), n_key = strlen(key);
+        const char *p = NULL, *option;
+        size_t n, n_tag = strlen(TAG);
 
-        options += strspn(options, " ");
-        end = options + strcspn(options, " ");
-        for (const char *p = options; p < end; p += strcspn(p, ", ") + 1) {
-                size_t n = strcspn(p, ", ");
-                if (n == n_tag + n_key && memcmp(p, TAG, n_tag) == 0 && memcmp(p + n_tag, key, n_key) == 0)
+        while (config_option(config_info, &p, &option, &n))
+                if (n > n_tag && memcmp(option, TAG, n_tag) == 0 && option_is(option + n_tag, n - n_tag, key))
                         return true;
-        }
         return false;
 }
 
-/* Of several the kernel takes the last. */
 bool rbd_config_is_alone(const char *config_info)
 {
-        const char *options = config_info + strcspn(config_info, " ");
+        const char *p = NULL, *option;
         bool alone = false;
+        size_t n;
 
-        options += strspn(options, " ");
-        for (const char *p = options, *end = options + strcspn(options, " "); p < end; p += strcspn(p, ", ") + 1) {
-                size_t n = strcspn(p, ", ");
-                if (n == strlen("noshare") && memcmp(p, "noshare", n) == 0)
+        while (config_option(config_info, &p, &option, &n))
+                if (option_is(option, n, "noshare"))
                         alone = true;
-                else if (n == strlen("share") && memcmp(p, "share", n) == 0)
+                else if (option_is(option, n, "share"))
                         alone = false;
-        }
         return alone;
+}
+
+bool rbd_config_times_out(const char *config_info)
+{
+        static const char name[] = "osd_request_timeout=";
+        const char *p = NULL, *option;
+        bool times_out = false;
+        size_t n;
+
+        while (config_option(config_info, &p, &option, &n))
+                if (n > strlen(name) && memcmp(option, name, strlen(name)) == 0)
+                        times_out = strtoul(option + strlen(name), NULL, 10) > 0;
+        return times_out;
 }
 
 static int attribute_read(int dir_fd, const char *name, char **ret)
@@ -137,7 +167,7 @@ static int device_read(int devices_fd, const char *name, RbdDevice *ret)
         if (attribute_read(fd, "config_info", &config) >= 0) {
                 d.own = rbd_config_is_own(config, d.key);
                 d.alone = rbd_config_is_alone(config);
-                d.times_out = strstr(config, ",osd_request_timeout=");
+                d.times_out = rbd_config_times_out(config);
         }
         snprintf(path, sizeof(path), "/sys/block/rbd%u", d.number);
         _cleanup_close_ int block_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

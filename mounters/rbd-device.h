@@ -41,11 +41,16 @@ int rbd_device_find_other(const char *sysfs, const RbdDevice *d, RbdDevice *ret)
 /* The addresses of all clients of this node, strv. Helper. */
 int rbd_device_addresses(const char *sysfs, char ***ret);
 
-/* Whether config_info says that the map has a client of its own ("noshare"). Pure. */
-bool rbd_config_is_alone(const char *config_info);
-
-/* Whether sysfs' config_info ("<addresses> <options> <pool> <image> <snapshot>") has berth's tag for the key. Pure. */
+/*
+ * What sysfs' config_info ("<addresses> <options> <pool> <image> <snapshot>", as whoever mapped has written it) says. Of an option that is given several
+ * times the kernel takes the last. Pure.
+ */
+/* Whether it has berth's tag for the key. */
 bool rbd_config_is_own(const char *config_info, const char *key);
+/* Whether the map has a client of its own ("noshare"). */
+bool rbd_config_is_alone(const char *config_info);
+/* Whether its requests fail after a while ("osd_request_timeout=", of which 0 is never). */
+bool rbd_config_times_out(const char *config_info);
 
 typedef struct RbdMapLine {
         const char *addresses; /* "10.0.0.1:3300,…": numeric */

@@ -58,6 +58,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 (void) rbd_key_decode(key, bytes);
         rbd_secret_free(key);
         (void) rbd_config_is_own(text, "rbd-0");
+        (void) rbd_config_is_alone(text);
+        (void) rbd_config_times_out(text);
 
         if (settings_defaults(&settings) < 0)
                 abort();

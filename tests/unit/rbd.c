@@ -302,6 +302,34 @@ Test(rbd, client_of_its_own)
         cr_assert(!rbd_config_is_alone(""));
         cr_assert(rbd_config_is_alone("10.0.0.1 name=a,share,noshare,crc p i -"));
         cr_assert(rbd_config_is_alone("10.0.0.1 noshare p i -"));
+        cr_assert(!rbd_config_is_alone("10.0.0.1 name=a noshare noshare -"), "an image of that name");
+        cr_assert(!rbd_config_is_alone("10.0.0.1 name=a,noshare2,noshare=1 p i -"));
+}
+
+/* Names may hold commas and equals signs. */
+Test(rbd, requests_that_fail_after_a_while)
+{
+        cr_assert(!rbd_config_times_out(""));
+        cr_assert(!rbd_config_times_out("10.0.0.1 name=a,mount_timeout=5 p i -"));
+        cr_assert(!rbd_config_times_out("10.0.0.1 name=a p i,osd_request_timeout=5 -"), "an image of that name");
+        cr_assert(!rbd_config_times_out("10.0.0.1 name=a p,osd_request_timeout=5 i -"), "a pool of that name");
+        cr_assert(!rbd_config_times_out("10.0.0.1 name=a,xosd_request_timeout=5,osd_request_timeout_x=5,osd_request_timeout p i -"));
+        cr_assert(!rbd_config_times_out("10.0.0.1 name=a,osd_request_timeout=0 p i -"), "0 is never");
+        cr_assert(!rbd_config_times_out("10.0.0.1 name=a,osd_request_timeout=5,osd_request_timeout=0 p i -"), "the last one counts");
+        cr_assert(rbd_config_times_out("10.0.0.1 name=a,osd_request_timeout=0,osd_request_timeout=60,noshare p i -"));
+        cr_assert(rbd_config_times_out("10.0.0.1 osd_request_timeout=60,name=a p i -"), "the first of the options");
+}
+
+/* An operator's line may be written with more space than berth's, wherever the kernel takes it. */
+Test(rbd, words_end_where_the_kernel_ends_them)
+{
+        static const char line[] = " \t10.0.0.1:6789,10.0.0.2:6789\tname=a,,noshare,osd_request_timeout=9,key=berth-k \t p  i -";
+
+        cr_assert(rbd_config_is_alone(line));
+        cr_assert(rbd_config_times_out(line));
+        cr_assert(rbd_config_is_own(line, "k"));
+        cr_assert(rbd_config_is_alone(" 10.0.0.1 noshare p i -"));
+        cr_assert(!rbd_config_is_alone("10.0.0.1 name=a\tnoshare,x i -"), "a pool of that name");
 }
 
 Test(rbd, keyring)
