@@ -17,6 +17,8 @@
 
 #define LIST_MAX 64U
 #define KEEP_MAX (64U * 1024U)
+#define HEADER_MAX (sizeof(((RbdImage *) NULL)->id) + 16)
+#define LOCK "rbd_lock" /* librbd's name, RBD_LOCK_NAME */
 
 void rbd_image_done(RbdImage *i)
 {
@@ -213,47 +215,57 @@ void rbd_locker_done(RbdLocker *l)
         *l = (RbdLocker) {};
 }
 
+/* The object that watchers watch, that is locked, and that has the metadata. */
+static void header_object(const RbdImage *i, char *buffer, size_t size)
+{
+        snprintf(buffer, size, "rbd_header.%s", i->id);
+}
+
+/* "v1:10.0.0.7:0/4102" to "10.0.0.7:0/4102". */
+static const char *address_without_type(const char *address)
+{
+        static const char *const types[] = { "v1:", "v2:", "any:" };
+
+        for (size_t i = 0; i < ELEMENTSOF(types); i++)
+                if (strncmp(address, types[i], strlen(types[i])) == 0)
+                        return address + strlen(types[i]);
+        return address;
+}
+
+/* Not by librbd, which of an image that is open for reading knows what it was when it was opened. */
 int rbd_image_locker(RbdImage *i, RbdLocker *ret, Error *err)
 {
-        char tag[256], clients[4096], cookies[4096], addresses[4096];
+        char object[HEADER_MAX], tag[256], clients[4096], cookies[4096], addresses[4096];
         size_t n_tag = sizeof(tag), n_clients = sizeof(clients), n_cookies = sizeof(cookies), n_addresses = sizeof(addresses);
         _cleanup_rbd_locker_ RbdLocker l = {};
         int exclusive;
 
-        ssize_t n = rbd_list_lockers(i->image, &exclusive, tag, &n_tag, clients, &n_clients, cookies, &n_cookies, addresses,
-                                     &n_addresses);
+        header_object(i, object, sizeof(object));
+        ssize_t n = rados_list_lockers(i->io, object, LOCK, &exclusive, tag, &n_tag, clients, &n_clients, cookies, &n_cookies, addresses,
+                                       &n_addresses);
         if (n == -ENOENT || n == 0)
                 return 0;
         if (n < 0)
                 return rbd_request_failed(i->source, (int) n, ERROR_DEVICE_ERROR, "Listing the locks", err);
         /* strings one after another; the first holder is as good as any */
-        if (str_replace(&l.client, clients) < 0 || str_replace(&l.cookie, cookies) < 0 || str_replace(&l.address, addresses) < 0)
+        if (str_replace(&l.client, clients) < 0 || str_replace(&l.cookie, cookies) < 0 ||
+            str_replace(&l.address, address_without_type(addresses)) < 0)
                 return error_oom(err);
         *ret = l;
         l = (RbdLocker) {};
         return 0;
 }
 
-int rbd_image_fence_owner(RbdImage *i, Error *err)
+/* Not by librbd, which would open the image for writing, and blocklist the holder once more for an hour. */
+int rbd_image_break_lock(RbdImage *i, const RbdLocker *l, Error *err)
 {
-        _cleanup_rbd_locker_ RbdLocker l = {};
-        rbd_image_t image = NULL;
+        char object[HEADER_MAX];
 
-        if (!(i->features & RBD_FEATURE_EXCLUSIVE_LOCK))
-                return 0;
-        int r = rbd_image_locker(i, &l, err);
-        if (r < 0 || !l.client)
-                return r;
-        r = rbd_open(i->io, i->source->image, &image, NULL);
-        if (r < 0)
-                return rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Opening", err);
-        r = rbd_lock_acquire(image, RBD_LOCK_MODE_EXCLUSIVE);
-        int q = r < 0 ? 0 : rbd_lock_release(image);
-        rbd_close(image);
-        if (r == -EROFS || r == -EBUSY)
-                return error_set(err, ERROR_IN_USE, r, "The exclusive lock of image %s is held by %s and not given up", i->spec,
-                                 str_or(l.address, "?"));
-        return r < 0 || q < 0 ? rbd_request_failed(i->source, r < 0 ? r : q, ERROR_DEVICE_ERROR, "Taking the exclusive lock", err) : 0;
+        header_object(i, object, sizeof(object));
+        FAULT_POINT("rbd.before-break");
+        int r = rados_break_lock(i->io, object, LOCK, l->client, l->cookie);
+        FAULT_POINT("rbd.after-break");
+        return r < 0 && r != -ENOENT ? rbd_request_failed(i->source, r, ERROR_ATTACH_FAILED, "Breaking the lock of the former holder", err) : 0;
 }
 
 /* --- what is written --- */
@@ -321,10 +333,10 @@ static void call_string(Call *c, const char *s)
 static int call_run(RbdImage *i, const char *method, Call *c, const char *what, Error *err)
 {
         rados_write_op_t op = rados_create_write_op();
-        char object[sizeof(i->id) + 16];
+        char object[HEADER_MAX];
         int r = fclose(c->file) == 0 && op ? 0 : -ENOMEM;
 
-        snprintf(object, sizeof(object), "rbd_header.%s", i->id);
+        header_object(i, object, sizeof(object));
         if (r >= 0)
                 r = FAULT_ERROR("rbd.before-keep");
         if (r >= 0) {

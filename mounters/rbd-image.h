@@ -47,19 +47,18 @@ int rbd_image_check_primary(RbdImage *i, Error *err);
  * another osd_client_watch_timeout (30 s). */
 int rbd_image_watchers(RbdImage *i, char ***ret, Error *err);
 
-/* Of the exclusive-lock feature or of `rbd lock add`. All NULL if nobody holds it. */
+/*
+ * Of the exclusive-lock feature (whose cookie begins with "auto ") or of `rbd lock add`. All NULL if nobody holds it. The address is in the form in which
+ * watchers have theirs. Asked of the cluster each time.
+ */
 typedef struct RbdLocker {
         char *client, *cookie, *address;
 } RbdLocker;
 void rbd_locker_done(RbdLocker *l);
 #define _cleanup_rbd_locker_ _cleanup_(rbd_locker_done)
 int rbd_image_locker(RbdImage *i, RbdLocker *ret, Error *err);
-
-/*
- * Takes the exclusive lock of a dead owner over and gives it back, by which that one is fenced; nothing to do if nobody has it. For a map that does not do
- * so with its first read. IN_USE if it is not given up.
- */
-int rbd_image_fence_owner(RbdImage *i, Error *err);
+/* Takes exactly this lock away from its holder, who must have been fenced before. It is no error if it is gone. */
+int rbd_image_break_lock(RbdImage *i, const RbdLocker *l, Error *err);
 
 /* Makes it larger; a smaller size than it has is ERROR_SHRINK, an equal one nothing. i->size follows. */
 int rbd_image_grow(RbdImage *i, uint64_t size, Error *err);

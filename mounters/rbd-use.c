@@ -4,8 +4,9 @@
  * One writer, and fencing. Runs in the rbd mounter; asks the cluster, within its time limits.
  *
  * Invariants: who does not answer is not free; nobody is fenced unless the configuration or a person at the command line says so, and
- * never a client of this node; a fenced client is blocklisted before its lock is broken, so that it cannot write any more when
- * somebody else begins. Who wrote last, and is seen no more, may have gone in peace: such a one is fenced only where its client
+ * never a living client of this node; a fenced client is blocklisted before its lock is broken, so that it cannot write any more when
+ * somebody else begins, and for years: nothing but its own end makes it harmless. A lock is therefore taken from a dead owner here, before the image is
+ * mapped: the kernel and librbd would blocklist that one too, but for an hour, and the cluster keeps the first entry as it is. Who wrote last, and is seen no more, may have gone in peace: such a one is fenced only where its client
  * served this image alone, since a shared one may be serving others, in good health.
  */
 
@@ -18,6 +19,11 @@
 #include "protocol/messages.h"
 
 #define HOLDER "holder"
+/*
+ * A node that was frozen may come back after a holiday; the cluster's own default is an hour. Not by rbd_blocklist_expire_seconds: librbd of Ceph 16 sends
+ * what the monitors refuse.
+ */
+#define FENCE_SECONDS (5U * 365U * 24U * 3600U)
 
 RbdFence rbd_fence_from_string(const char *s)
 {
@@ -136,6 +142,32 @@ static int note_read(RbdImage *i, Note *ret, Error *err)
 
 /* --- fencing --- */
 
+/* The lock is looked at before the watchers. */
+typedef struct Users {
+        RbdLocker locker;
+        char **watchers, **others; /* others: without this node's own */
+} Users;
+
+static void users_done(Users *u)
+{
+        rbd_locker_done(&u->locker);
+        strv_free(u->watchers);
+        strv_free(u->others);
+        *u = (Users) {};
+}
+#define _cleanup_users_ _cleanup_(users_done)
+
+static int users_look(RbdImage *i, char *const *own, Users *u, Error *err)
+{
+        int r = rbd_image_locker(i, &u->locker, err);
+
+        if (r >= 0)
+                r = rbd_image_watchers(i, &u->watchers, err);
+        if (r >= 0 && rbd_use_others(u->watchers, own, &u->others) < 0)
+                r = error_oom(err);
+        return r;
+}
+
 /* A client that died on this very node must not take the node's living ones with it: they have the same address but another nonce. */
 static bool is_of_this_node(const char *address, char *const *own)
 {
@@ -155,7 +187,7 @@ static int fence_address(RbdImage *i, const char *address, const char *why, Erro
 
         snprintf(copy, sizeof(copy), "%s", address);
         FAULT_POINT("rbd.before-fence");
-        int r = rados_blocklist_add(i->cluster->rados, copy, 0);
+        int r = rados_blocklist_add(i->cluster->rados, copy, FENCE_SECONDS);
         FAULT_POINT("rbd.after-fence");
         if (r < 0)
                 return rbd_request_failed(i->source, r, ERROR_ATTACH_FAILED, "Fencing the former holder", err);
@@ -163,22 +195,14 @@ static int fence_address(RbdImage *i, const char *address, const char *why, Erro
         return 0;
 }
 
-/* The lock of a client that is fenced now: librbd and the kernel would break it themselves, but `rbd lock add`'s they would not. */
+/* The lock of a client that is fenced now. */
 static int fence_lock(RbdImage *i, const RbdLocker *l, Error *err)
 {
-        rbd_image_t image = NULL;
-        int r = rbd_open(i->io, i->source->image, &image, NULL);
+        int r = rbd_image_break_lock(i, l, err);
 
-        if (r >= 0) {
-                FAULT_POINT("rbd.before-break");
-                r = rbd_break_lock(image, l->client, l->cookie);
-                FAULT_POINT("rbd.after-break");
-                rbd_close(image);
-        }
-        if (r < 0 && r != -ENOENT)
-                return rbd_request_failed(i->source, r, ERROR_ATTACH_FAILED, "Breaking the lock of the former holder", err);
-        log_warning("Image %s: the lock of %s at %s was broken", i->spec, l->client, l->address);
-        return 0;
+        if (r >= 0)
+                log_warning("Image %s: the lock of %s at %s was broken", i->spec, l->client, l->address);
+        return r;
 }
 
 static int fence_watchers(RbdImage *i, char *const *others, char *const *own, Error *err)
@@ -204,27 +228,52 @@ static bool note_is_fenceable(const RbdImage *i, const Note *n, char *const *own
 }
 
 /*
- * Nobody watches (any more), or has just been fenced. Who wrote last, or holds the lock, is dead, cut off, or has gone in peace: in the last case this
- * does no harm.
+ * Nobody else watches (any more), or has just been fenced. Who wrote last is dead, cut off, or has gone in peace: in the last case this does no harm.
  */
-static int fence_expired(RbdImage *i, char *const *fenced, char *const *own, Error *err)
+static int fence_former(RbdImage *i, const Users *u, char *const *own, Error *err)
 {
-        _cleanup_rbd_locker_ RbdLocker l = {};
         _cleanup_note_ Note note = {};
-        int r = rbd_image_locker(i, &l, err);
+        int r = note_read(i, &note, err);
 
-        if (r >= 0)
-                r = note_read(i, &note, err);
-        if (r >= 0 && !str_equal(note.address, l.address) && !(note.address && strv_contains(fenced, note.address)) &&
-            note_is_fenceable(i, &note, own))
-                r = fence_address(i, note.address, "it wrote the image last and does not watch it any more", err);
-        if (r >= 0 && l.address && !is_of_this_node(l.address, own)) {
-                if (!strv_contains(fenced, l.address))
-                        r = fence_address(i, l.address, "it holds the image's lock and does not watch it any more", err);
-                if (r >= 0)
-                        r = fence_lock(i, &l, err);
+        if (r < 0 || str_equal(note.address, u->locker.address) || (note.address && strv_contains(u->others, note.address)) ||
+            !note_is_fenceable(i, &note, own))
+                return r;
+        return fence_address(i, note.address, "it wrote the image last and does not watch it any more", err);
+}
+
+/*
+ * A client watches before it takes the lock, and gives the lock back before it ceases to watch: who had the lock, was not seen after that, and has it
+ * still, is dead.
+ */
+static int owner_is_dead(RbdImage *i, const Users *u, Error *err)
+{
+        _cleanup_rbd_locker_ RbdLocker now = {};
+
+        if (strv_contains(u->watchers, u->locker.address))
+                return 0;
+        int r = rbd_image_locker(i, &now, err);
+        return r < 0 ? r : str_equal(now.client, u->locker.client) && str_equal(now.cookie, u->locker.cookie);
+}
+
+/*
+ * Of a living client of this node, whose lock was left by an unmap that failed, the lock alone is taken: it does not have the image any more, and
+ * others, which it may serve, would be fenced with it.
+ */
+static int fence_owner(RbdImage *i, const Users *u, char *const *own, Error *err)
+{
+        const RbdLocker *l = &u->locker;
+        int r = 0;
+
+        if (!l->address)
+                return 0;
+        if (!strv_contains(u->others, l->address)) {
+                r = owner_is_dead(i, u, err);
+                if (r <= 0)
+                        return r;
+                if (!strv_contains(own, l->address))
+                        r = fence_address(i, l->address, "it holds the image's lock and does not watch it any more", err);
         }
-        return r;
+        return r < 0 ? r : fence_lock(i, l, err);
 }
 
 /* --- claim and confirm --- */
@@ -263,29 +312,21 @@ int rbd_use_own_server(RbdImage *i, const char *self, char ***own, char **ret, E
 
 int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err)
 {
-        _cleanup_strv_ char **others = NULL;
-        _cleanup_rbd_locker_ RbdLocker l = {};
-        int r = others_watching(i, own, &others, err);
+        _cleanup_users_ Users u = {};
+        int r = users_look(i, own, &u, err);
 
-        if (r < 0)
-                return r;
-        if (others) {
-                if (fence != RBD_FENCE_FORCE)
-                        return in_use(i, others, err);
-                r = fence_watchers(i, others, own, err);
-                return r < 0 ? r : fence_expired(i, others, own, err);
-        }
-        if (fence != RBD_FENCE_NEVER)
-                return fence_expired(i, NULL, own, err);
+        if (r >= 0 && u.others)
+                r = fence == RBD_FENCE_FORCE ? fence_watchers(i, u.others, own, err) : in_use(i, u.others, err);
+        if (r >= 0 && fence != RBD_FENCE_NEVER)
+                r = fence_former(i, &u, own, err);
         /*
          * `rbd lock add` is a person's or another program's word that the image is taken; the lock of the feature ("auto …") without a watcher
-         * is a dead client's, which the kernel fences when it takes the lock over.
+         * is a dead client's, whom the kernel or librbd would fence in taking it over.
          */
-        r = rbd_image_locker(i, &l, err);
-        if (r >= 0 && l.cookie && strncmp(l.cookie, "auto ", 5) != 0)
-                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is locked by %s at %s (rbd lock ls %s)", i->spec, l.client,
-                                 str_or(l.address, "?"), i->spec);
-        return r;
+        if (r >= 0 && fence == RBD_FENCE_NEVER && u.locker.cookie && strncmp(u.locker.cookie, "auto ", 5) != 0)
+                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is locked by %s at %s (rbd lock ls %s)", i->spec, u.locker.client,
+                                 str_or(u.locker.address, "?"), i->spec);
+        return r < 0 ? r : fence_owner(i, &u, own, err);
 }
 
 int rbd_use_confirm(RbdImage *i, char *const *own, Error *err)

@@ -22,7 +22,7 @@ RbdFence rbd_fence_from_string(const char *s);
 
 /*
  * Before a map for writing: IN_USE, naming the holders, unless nobody else has the image open; with Fence= they are fenced instead. own: addresses of
- * this node's clients (strv).
+ * this node's clients (strv). A dead owner of the exclusive lock is fenced in any case, and the lock taken from it: nobody could have it otherwise.
  */
 int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err);
 /* After it: whether somebody came at the same moment. IN_USE: undo the map. */

@@ -264,7 +264,7 @@ static int map_confirm(Mounter *m, Access *a, RbdDevice *d, Error *err)
 }
 
 /* Nobody else may have it open, and whoever had the lock cannot write any more. */
-static int map_claim(Mounter *m, Access *a, RbdMapper mapper, Error *err)
+static int map_claim(Mounter *m, Access *a, Error *err)
 {
         RbdFence fence = rbd_fence_from_string(m->settings.rbd_fence);
         _cleanup_strv_ char **own = NULL;
@@ -272,10 +272,7 @@ static int map_claim(Mounter *m, Access *a, RbdMapper mapper, Error *err)
         if (fence < 0)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "[RBD] Fence= of berthd.conf must be never, expired or force");
         int r = fence == RBD_FENCE_NEVER ? own_addresses(a, NULL, &own, err) : own_hosts(a, &own, err);
-        if (r >= 0)
-                r = rbd_use_claim(&a->image, fence, own, err);
-        /* the kernel's client does so with its first read, rbd-nbd with its first write: too late for what has been read by then */
-        return r >= 0 && mapper == RBD_MAPPER_NBD ? rbd_image_fence_owner(&a->image, err) : r;
+        return r < 0 ? r : rbd_use_claim(&a->image, fence, own, err);
 }
 
 static int map_image(Mounter *m, const MounterVolume *v, Access *a, RbdDevice *ret, Error *err)
@@ -288,7 +285,7 @@ static int map_image(Mounter *m, const MounterVolume *v, Access *a, RbdDevice *r
         if (r >= 0)
                 r = rbd_maps_choose(m, &a->image, !writes, &mapper, err);
         if (r >= 0 && writes)
-                r = map_claim(m, a, mapper, err);
+                r = map_claim(m, a, err);
         if (r >= 0)
                 r = rbd_maps_map(m, mapper, &a->image, v->key, a->key, !writes, ret, err);
         return r;

@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* The value of "name=value" in the description that tests/lab/ceph writes. */
@@ -53,16 +54,39 @@ void ceph_stop(Ceph *c)
         *c = (Ceph) {};
 }
 
-void ceph_run(const Ceph *c, char *const *argv)
+static char *ceph_output(const Ceph *c, char *const *argv)
 {
         char *all[32] = { (char *) "timeout", (char *) "30", argv[0], (char *) "-c", c->conf };
-        _cleanup_free_ char *out = NULL, *error = NULL;
+        _cleanup_free_ char *error = NULL;
+        char *out = NULL;
         size_t n = 5;
 
         for (char *const *a = argv + 1; *a && n < ELEMENTSOF(all) - 1; a++)
                 all[n++] = *a;
         int status = run(all, &out, &error);
         cr_assert_eq(status, 0, "%s %s %s: status %d, %s%s", argv[0], argv[1], argv[2] ? argv[2] : "", status, out, error);
+        return out;
+}
+
+void ceph_run(const Ceph *c, char *const *argv)
+{
+        free(ceph_output(c, argv));
+}
+
+time_t ceph_blocklisted_until(const Ceph *c, const char *address)
+{
+        char *argv[] = { (char *) "ceph", (char *) "osd", (char *) "blocklist", (char *) "ls", NULL };
+        _cleanup_free_ char *text = ceph_output(c, argv);
+        size_t n = strlen(address);
+        struct tm tm = {};
+
+        /* "127.0.0.1:0/77 2031-11-27T12:00:00.123456+0000" */
+        for (const char *line = text; *line; line += strcspn(line, "\n"), line += *line == '\n')
+                if (strncmp(line, address, n) == 0 && line[n] == ' ') {
+                        cr_assert(strptime(line + n + 1, "%Y-%m-%dT%H:%M:%S", &tm), "%s", text);
+                        return timegm(&tm);
+                }
+        return 0;
 }
 
 pid_t ceph_pid(const Ceph *c, const char *daemon)

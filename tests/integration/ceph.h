@@ -20,6 +20,8 @@ void ceph_stop(Ceph *c);
 #define CEPH_RBD(c, ...) ceph_run((c), (char *[]) { (char *) "rbd", __VA_ARGS__, NULL })
 #define CEPH_CEPH(c, ...) ceph_run((c), (char *[]) { (char *) "ceph", __VA_ARGS__, NULL })
 void ceph_run(const Ceph *c, char *const *argv);
+/* Until when an address is on the cluster's blocklist; 0 if it is not. */
+time_t ceph_blocklisted_until(const Ceph *c, const char *address);
 /* The pid of "mon" or "osd", to stop and continue it. */
 pid_t ceph_pid(const Ceph *c, const char *daemon);
 

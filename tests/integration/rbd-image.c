@@ -11,7 +11,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "ceph.h"
 #include "mounters/block/internal.h"
@@ -661,6 +665,15 @@ Test(rbd_image, a_lock_of_a_person_counts)
         node_stop(&n);
 }
 
+/* The cluster's default is an hour, which a frozen node may well outlast. */
+static void expect_fenced_for_years(const char *address)
+{
+        time_t until = ceph_blocklisted_until(&ceph, address);
+
+        cr_assert(until > 0, "%s is not on the blocklist", address);
+        cr_assert(until - time(NULL) > 4 * 365 * 24 * 3600L, "%s is fenced for %ld s only", address, (long) (until - time(NULL)));
+}
+
 /* The writer's host is told by its address, and here there is one host only: what fences must take the other for another node. */
 static char foreign_node[] = "192.0.2.1:0/1";
 
@@ -688,6 +701,7 @@ Test(rbd_image, fencing_ends_the_others_writes)
 
         cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_write(w.image, 0, 5, "never"), -ESHUTDOWN, "the fenced client cannot write");
+        expect_fenced_for_years(w.address);
         rbd_image_done(&i);
         writer_stop(&w);
         node_stop(&n);
@@ -720,11 +734,116 @@ Test(rbd_image, who_wrote_last_is_fenced_when_its_watch_expired)
         (void) rbd_close(w.image);
         cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), -ESHUTDOWN, "fenced");
+        expect_fenced_for_years(w.address);
         w.image = NULL;
         rbd_image_done(&i);
         rados_ioctx_destroy(w.io);
         node_stop(&w.node);
         free(w.address);
+        node_stop(&n);
+}
+
+/* --- a dead owner --- */
+
+typedef struct Child {
+        pid_t pid;
+        int orders, answers; /* pipes */
+} Child;
+
+/* A client in a process of its own, which can be stopped: it has the lock, tells its address, and writes once more at each order, telling the result. */
+static void child_run(const char *name, int orders, int answers)
+{
+        char order, *address;
+        Writer w;
+
+        (void) prctl(PR_SET_PDEATHSIG, (unsigned long) SIGKILL, 0L, 0L, 0L);
+        writer_start(&w, name);
+        address = w.address;
+        if (write(answers, address, strlen(address) + 1) < 0)
+                _exit(EXIT_FAILURE);
+        while (read(orders, &order, 1) == 1) {
+                int r = (int) rbd_write(w.image, 0, 5, "child");
+                if (write(answers, &r, sizeof(r)) != sizeof(r))
+                        break;
+        }
+        _exit(EXIT_SUCCESS);
+}
+
+/* Before this process has a connection of its own. */
+static void child_start(Child *c, const char *name, char *address, size_t size)
+{
+        int to[2], from[2];
+
+        cr_assert(pipe2(to, O_CLOEXEC) >= 0 && pipe2(from, O_CLOEXEC) >= 0);
+        c->pid = fork();
+        cr_assert(c->pid >= 0);
+        if (c->pid == 0)
+                child_run(name, to[0], from[1]);
+        close(to[0]);
+        close(from[1]);
+        c->orders = to[1];
+        c->answers = from[0];
+        ssize_t n = read(c->answers, address, size);
+        cr_assert(n > 0 && !address[n - 1], "the writer has not begun");
+}
+
+static int child_write(Child *c)
+{
+        int r = 0;
+
+        cr_assert_eq(write(c->orders, "w", 1), 1);
+        cr_assert_eq(read(c->answers, &r, sizeof(r)), (ssize_t) sizeof(r), "the writer has ended");
+        return r;
+}
+
+static void child_end(Child *c)
+{
+        (void) kill(c->pid, SIGKILL);
+        (void) waitpid(c->pid, NULL, 0);
+        close(c->orders);
+        close(c->answers);
+}
+
+static bool nobody_watches(void *p)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_strv_ char **watchers = NULL;
+
+        cr_assert_eq(rbd_image_watchers(p, &watchers, &err), 0, "%s", err.text);
+        return !watchers;
+}
+
+/* Nobody could have the lock without fencing it, so berth does so whatever Fence= says: the kernel and librbd would, too, but for an hour. */
+Test(rbd_image, a_frozen_owner_is_fenced_for_years)
+{
+        char *own[] = { foreign_node, NULL }, address[128];
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        RbdLocker l = {};
+        Child child;
+        Writer w;
+        Node n;
+
+        image_create("frozen", "16M", "layering,exclusive-lock");
+        child_start(&child, "frozen", address, sizeof(address));
+        node_start(&n, "frozen");
+        image_open(&n, &i);
+        kill(child.pid, SIGSTOP);
+        wait_until(nobody_watches, &i, 60, "the frozen writer is not seen any more");
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
+        expect_fenced_for_years(address);
+        cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
+        cr_assert_null(l.client, "its lock is broken");
+
+        /* the next owner finds nothing that it would have to fence itself */
+        writer_start(&w, "frozen");
+        expect_fenced_for_years(address);
+        kill(child.pid, SIGCONT);
+        cr_assert_eq(child_write(&child), -ESHUTDOWN, "the fenced client cannot write");
+        cr_assert_eq(rbd_write(w.image, 0, 5, "hello"), 5);
+        child_end(&child);
+        writer_stop(&w);
+        rbd_image_done(&i);
         node_stop(&n);
 }
 
@@ -776,6 +895,7 @@ Test(rbd_image, fencing_by_hand)
                 image_reopen(&n, &i);
                 cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
                 cr_assert_null(l.client, "its lock is broken");
+                expect_fenced_for_years(w.address); /* also after the lock is broken */
                 cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "the image is free: %s", err.text);
                 rbd_image_done(&i);
                 writer_stop(&w);
