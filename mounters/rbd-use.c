@@ -3,7 +3,8 @@
 /*
  * One writer, and fencing. Runs in the rbd mounter; asks the cluster, within its time limits.
  *
- * Invariants: who does not answer is not free; nobody is fenced unless the configuration or a person at the command line says so, and
+ * Invariants: who does not answer is not free; what is done about whom is decided about all before anything is done, so that nobody is fenced for an
+ * image that is refused in the end; nobody is fenced unless the configuration or a person at the command line says so, and
  * never a living client of this node; a fenced client is blocklisted before its lock is broken, so that it cannot write any more when
  * somebody else begins, and for years: nothing but its own end makes it harmless. A lock is therefore taken from a dead owner here, before the image is
  * mapped: the kernel and librbd would blocklist that one too, but for an hour, and the cluster keeps the first entry as it is. Who wrote last, and is seen no more, may have gone in peace: such a one is fenced only where its client
@@ -102,7 +103,6 @@ static void note_done(Note *n)
         free(n->node);
         *n = (Note) {};
 }
-#define _cleanup_note_ _cleanup_(note_done)
 
 int rbd_use_note(RbdImage *i, const RbdDevice *d, const char *node, Error *err)
 {
@@ -142,10 +142,11 @@ static int note_read(RbdImage *i, Note *ret, Error *err)
 
 /* --- fencing --- */
 
-/* The lock is looked at before the watchers. */
+/* All that the cluster knows of an image's users, asked before anything is done about any of them. The lock is looked at before the watchers. */
 typedef struct Users {
         RbdLocker locker;
         char **watchers, **others; /* others: without this node's own */
+        Note note;
 } Users;
 
 static void users_done(Users *u)
@@ -153,6 +154,7 @@ static void users_done(Users *u)
         rbd_locker_done(&u->locker);
         strv_free(u->watchers);
         strv_free(u->others);
+        note_done(&u->note);
         *u = (Users) {};
 }
 #define _cleanup_users_ _cleanup_(users_done)
@@ -161,6 +163,8 @@ static int users_look(RbdImage *i, char *const *own, Users *u, Error *err)
 {
         int r = rbd_image_locker(i, &u->locker, err);
 
+        if (r >= 0)
+                r = note_read(i, &u->note, err);
         if (r >= 0)
                 r = rbd_image_watchers(i, &u->watchers, err);
         if (r >= 0 && rbd_use_others(u->watchers, own, &u->others) < 0)
@@ -205,18 +209,21 @@ static int fence_lock(RbdImage *i, const RbdLocker *l, Error *err)
         return r;
 }
 
-static int fence_watchers(RbdImage *i, char *const *others, char *const *own, Error *err)
+/*
+ * A client watches before it takes the lock, and gives the lock back before it ceases to watch: who had the lock, was not seen after that, and has it
+ * still, is dead.
+ */
+static int owner_is_dead(RbdImage *i, const Users *u, Error *err)
 {
-        STRV_FOREACH (o, others) {
-                if (is_of_this_node(*o, own))
-                        return in_use(i, others, err);
-                int r = fence_address(i, *o, "Fence=force, and the image is wanted here", err);
-                if (r < 0)
-                        return r;
-        }
-        return 0;
+        _cleanup_rbd_locker_ RbdLocker now = {};
+
+        if (!u->locker.address || strv_contains(u->watchers, u->locker.address))
+                return 0;
+        int r = rbd_image_locker(i, &now, err);
+        return r < 0 ? r : str_equal(now.client, u->locker.client) && str_equal(now.cookie, u->locker.cookie);
 }
 
+/* Who wrote last and is seen no more is dead, cut off, or has gone in peace: in the last case it does no harm to fence it. */
 static bool note_is_fenceable(const RbdImage *i, const Note *n, char *const *own)
 {
         if (!n->address || is_of_this_node(n->address, own))
@@ -227,53 +234,65 @@ static bool note_is_fenceable(const RbdImage *i, const Note *n, char *const *own
         return n->alone;
 }
 
-/*
- * Nobody else watches (any more), or has just been fenced. Who wrote last is dead, cut off, or has gone in peace: in the last case this does no harm.
- */
-static int fence_former(RbdImage *i, const Users *u, char *const *own, Error *err)
-{
-        _cleanup_note_ Note note = {};
-        int r = note_read(i, &note, err);
+/* What a claim does about whom, beside the watchers: decided about all of them before anything is done. */
+typedef struct Plan {
+        bool watchers, former, owner, lock;
+} Plan;
 
-        if (r < 0 || str_equal(note.address, u->locker.address) || (note.address && strv_contains(u->others, note.address)) ||
-            !note_is_fenceable(i, &note, own))
+/* `rbd lock add` is a person's or another program's word that the image is taken; the lock of the feature is "auto …". */
+static bool lock_is_by_hand(const RbdLocker *l)
+{
+        return l->cookie && strncmp(l->cookie, "auto ", 5) != 0;
+}
+
+static int plan_check(const RbdImage *i, RbdFence fence, const Users *u, char *const *own, Error *err)
+{
+        if (u->others && fence != RBD_FENCE_FORCE)
+                return in_use(i, u->others, err);
+        STRV_FOREACH (o, u->others)
+                if (is_of_this_node(*o, own))
+                        return in_use(i, u->others, err);
+        if (lock_is_by_hand(&u->locker) && (fence == RBD_FENCE_NEVER || is_of_this_node(str_or(u->locker.address, ""), own)))
+                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is locked by %s at %s (rbd lock ls %s)", i->spec, u->locker.client,
+                                 str_or(u->locker.address, "?"), i->spec);
+        return 0;
+}
+
+/*
+ * A dead owner of the lock is fenced whatever Fence= says: the kernel or librbd would do so in taking it over. Of a living client of this node, whose lock
+ * was left by an unmap that failed, the lock alone is taken: it does not have the image any more, and others, which it may serve, would be fenced with it.
+ */
+static int plan_make(RbdImage *i, RbdFence fence, const Users *u, char *const *own, Plan *ret, Error *err)
+{
+        const char *owner = u->locker.address, *former = u->note.address;
+        int r = plan_check(i, fence, u, own, err);
+        Plan p = { .watchers = u->others };
+
+        if (r < 0)
                 return r;
-        return fence_address(i, note.address, "it wrote the image last and does not watch it any more", err);
+        r = owner_is_dead(i, u, err);
+        if (r < 0)
+                return r;
+        p.lock = r > 0 || (owner && strv_contains(u->others, owner));
+        p.owner = r > 0 && !strv_contains(own, owner);
+        p.former = fence != RBD_FENCE_NEVER && !(p.owner && str_equal(former, owner)) && !(former && strv_contains(u->others, former)) &&
+                   note_is_fenceable(i, &u->note, own);
+        *ret = p;
+        return 0;
 }
 
-/*
- * A client watches before it takes the lock, and gives the lock back before it ceases to watch: who had the lock, was not seen after that, and has it
- * still, is dead.
- */
-static int owner_is_dead(RbdImage *i, const Users *u, Error *err)
+static int plan_execute(RbdImage *i, const Users *u, const Plan *p, Error *err)
 {
-        _cleanup_rbd_locker_ RbdLocker now = {};
-
-        if (strv_contains(u->watchers, u->locker.address))
-                return 0;
-        int r = rbd_image_locker(i, &now, err);
-        return r < 0 ? r : str_equal(now.client, u->locker.client) && str_equal(now.cookie, u->locker.cookie);
-}
-
-/*
- * Of a living client of this node, whose lock was left by an unmap that failed, the lock alone is taken: it does not have the image any more, and
- * others, which it may serve, would be fenced with it.
- */
-static int fence_owner(RbdImage *i, const Users *u, char *const *own, Error *err)
-{
-        const RbdLocker *l = &u->locker;
         int r = 0;
 
-        if (!l->address)
-                return 0;
-        if (!strv_contains(u->others, l->address)) {
-                r = owner_is_dead(i, u, err);
-                if (r <= 0)
-                        return r;
-                if (!strv_contains(own, l->address))
-                        r = fence_address(i, l->address, "it holds the image's lock and does not watch it any more", err);
-        }
-        return r < 0 ? r : fence_lock(i, l, err);
+        STRV_FOREACH (o, u->others)
+                if (r >= 0 && p->watchers)
+                        r = fence_address(i, *o, "Fence=force, and the image is wanted here", err);
+        if (r >= 0 && p->former)
+                r = fence_address(i, u->note.address, "it wrote the image last and does not watch it any more", err);
+        if (r >= 0 && p->owner)
+                r = fence_address(i, u->locker.address, "it holds the image's lock and does not watch it any more", err);
+        return r >= 0 && p->lock ? fence_lock(i, &u->locker, err) : r;
 }
 
 /* --- claim and confirm --- */
@@ -313,20 +332,12 @@ int rbd_use_own_server(RbdImage *i, const char *self, char ***own, char **ret, E
 int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err)
 {
         _cleanup_users_ Users u = {};
+        Plan p = {};
         int r = users_look(i, own, &u, err);
 
-        if (r >= 0 && u.others)
-                r = fence == RBD_FENCE_FORCE ? fence_watchers(i, u.others, own, err) : in_use(i, u.others, err);
-        if (r >= 0 && fence != RBD_FENCE_NEVER)
-                r = fence_former(i, &u, own, err);
-        /*
-         * `rbd lock add` is a person's or another program's word that the image is taken; the lock of the feature ("auto …") without a watcher
-         * is a dead client's, whom the kernel or librbd would fence in taking it over.
-         */
-        if (r >= 0 && fence == RBD_FENCE_NEVER && u.locker.cookie && strncmp(u.locker.cookie, "auto ", 5) != 0)
-                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is locked by %s at %s (rbd lock ls %s)", i->spec, u.locker.client,
-                                 str_or(u.locker.address, "?"), i->spec);
-        return r < 0 ? r : fence_owner(i, &u, own, err);
+        if (r >= 0)
+                r = plan_make(i, fence, &u, own, &p, err);
+        return r < 0 ? r : plan_execute(i, &u, &p, err);
 }
 
 int rbd_use_confirm(RbdImage *i, char *const *own, Error *err)
@@ -351,20 +362,17 @@ static int holder_add(char ***holders, const char *address, char *const *own, bo
 }
 
 /* Who has it open, whose lock it is, and who wrote it last, as far as that one's client served nothing else. */
-static int holders_find(RbdImage *i, const RbdLocker *l, const Note *note, char *const *own, char ***holders, bool *ret_here, Error *err)
+static int holders_find(const Users *u, char *const *own, char ***holders, bool *ret_here, Error *err)
 {
-        _cleanup_strv_ char **watchers = NULL;
-        int r = rbd_image_watchers(i, &watchers, err);
+        int r = 0;
 
-        if (r < 0)
-                return r;
-        STRV_FOREACH (w, watchers)
+        STRV_FOREACH (w, u->watchers)
                 if (r >= 0)
                         r = holder_add(holders, *w, own, ret_here, err);
-        if (r >= 0 && l->address)
-                r = holder_add(holders, l->address, own, ret_here, err);
-        if (r >= 0 && note->address && note->alone && !is_of_this_node(note->address, own))
-                r = holder_add(holders, note->address, own, ret_here, err);
+        if (r >= 0 && u->locker.address)
+                r = holder_add(holders, u->locker.address, own, ret_here, err);
+        if (r >= 0 && u->note.address && u->note.alone && !is_of_this_node(u->note.address, own))
+                r = holder_add(holders, u->note.address, own, ret_here, err);
         return r;
 }
 
@@ -383,22 +391,19 @@ static int nobody_to_fence(const RbdImage *i, const Note *note, bool here, char 
 int rbd_use_fence(RbdImage *i, char *const *own, char ***ret, Error *err)
 {
         _cleanup_strv_ char **holders = NULL;
-        _cleanup_rbd_locker_ RbdLocker l = {};
-        _cleanup_note_ Note note = {};
+        _cleanup_users_ Users u = {};
         bool here = false;
-        int r = rbd_image_locker(i, &l, err);
+        int r = users_look(i, own, &u, err);
 
         if (r >= 0)
-                r = note_read(i, &note, err);
-        if (r >= 0)
-                r = holders_find(i, &l, &note, own, &holders, &here, err);
+                r = holders_find(&u, own, &holders, &here, err);
         if (r >= 0 && !holders)
-                r = nobody_to_fence(i, &note, here, own, err);
+                r = nobody_to_fence(i, &u.note, here, own, err);
         STRV_FOREACH (h, holders)
                 if (r >= 0)
                         r = fence_address(i, *h, "by hand (berthctl fence)", err);
-        if (r >= 0 && l.address && strv_contains(holders, l.address))
-                r = fence_lock(i, &l, err);
+        if (r >= 0 && u.locker.address && strv_contains(holders, u.locker.address))
+                r = fence_lock(i, &u.locker, err);
         if (r >= 0)
                 *ret = TAKE_PTR(holders);
         return r;

@@ -7,6 +7,7 @@
 
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -843,6 +844,92 @@ Test(rbd_image, a_frozen_owner_is_fenced_for_years)
         cr_assert_eq(rbd_write(w.image, 0, 5, "hello"), 5);
         child_end(&child);
         writer_stop(&w);
+        rbd_image_done(&i);
+        node_stop(&n);
+}
+
+/* --- several nodes: a network of the test's own, in which clients come from the address that is asked for --- */
+
+static void nodes_setup(void)
+{
+        cr_assert(unshare(CLONE_NEWNET) >= 0, "%s", strerror(errno));
+        RUN_OK("ip", "link", "set", "lo", "up");
+        setup();
+}
+
+TestSuite(rbd_nodes, .init = nodes_setup, .fini = teardown, .timeout = 180);
+
+static void child_start_from(Child *c, const char *source, const char *name, char *address, size_t size)
+{
+        RUN_OK("ip", "route", "replace", "local", ceph.address, "dev", "lo", "src", (char *) source, "table", "local");
+        child_start(c, name, address, size);
+        cr_assert_eq(strncmp(address, source, strlen(source)), 0, "%s does not come from %s", address, source);
+        RUN_OK("ip", "route", "del", "local", ceph.address, "dev", "lo", "table", "local");
+}
+
+/* One of two others is of this node, which nobody is fenced of: so the other is not either. */
+Test(rbd_nodes, nobody_is_fenced_when_the_image_is_refused)
+{
+        _cleanup_strv_ char **watchers = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+        char addresses[2][128], sibling[160];
+        RbdImage i = RBD_IMAGE_INIT;
+        Child children[2];
+        Node n;
+
+        image_create("two", "16M", "layering");
+        child_start_from(&children[0], "127.0.0.8", "two", addresses[0], sizeof(addresses[0]));
+        child_start_from(&children[1], "127.0.0.9", "two", addresses[1], sizeof(addresses[1]));
+        node_start(&n, "two");
+        image_open(&n, &i);
+        cr_assert_eq(rbd_image_watchers(&i, &watchers, &err), 0, "%s", err.text);
+        cr_assert_eq(strv_length(watchers), 2U);
+        /* that one of this node which comes last, with the address of a client that it does not have */
+        snprintf(sibling, sizeof(sibling), "%.*s/1", (int) strcspn(watchers[1], "/"), watchers[1]);
+        char *own[] = { sibling, NULL };
+        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0);
+        cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+        for (size_t k = 0; k < 2; k++) {
+                cr_assert_eq(ceph_blocklisted_until(&ceph, addresses[k]), 0, "%s is fenced", addresses[k]);
+                cr_assert_eq(child_write(&children[k]), 5);
+        }
+
+        /* of another node both, both are */
+        char *elsewhere[] = { foreign_node, NULL };
+        error_done(&err);
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, elsewhere, &err), 0, "%s", err.text);
+        for (size_t k = 0; k < 2; k++) {
+                expect_fenced_for_years(addresses[k]);
+                cr_assert_eq(child_write(&children[k]), -ESHUTDOWN);
+                child_end(&children[k]);
+        }
+        rbd_image_done(&i);
+        node_stop(&n);
+}
+
+/* A person's lock, of this node, is left and respected, whoever else there is to fence. */
+Test(rbd_nodes, a_lock_of_a_person_here_refuses)
+{
+        char address[128], *own[] = { (char *) "127.0.0.1:0/1", NULL };
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        RbdLocker l = {};
+        Child child;
+        Node n;
+
+        image_create("kept", "16M", "layering");
+        child_start_from(&child, "127.0.0.8", "kept", address, sizeof(address));
+        CEPH_RBD(&ceph, (char *) "lock", (char *) "add", (char *) "kube/kept", (char *) "maintenance");
+        node_start(&n, "kept");
+        image_open(&n, &i);
+        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0);
+        cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+        cr_assert_eq(ceph_blocklisted_until(&ceph, address), 0, "%s is fenced", address);
+        cr_assert_eq(child_write(&child), 5);
+        cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
+        cr_assert_str_eq(l.cookie, "maintenance");
+        rbd_locker_done(&l);
+        child_end(&child);
         rbd_image_done(&i);
         node_stop(&n);
 }
