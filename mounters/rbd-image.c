@@ -326,27 +326,49 @@ static void call_string(Call *c, const char *s)
         fwrite(s, 1, n, c->file);
 }
 
-/*
- * The OSD would make a missing header anew for what is set, and nobody would ever look there: hence assert_exists. To remove a key that is not there
- * is success to the class, so ENOENT always says that the image (or its pool) is gone.
- */
-static int call_run(RbdImage *i, const char *method, Call *c, const char *what, Error *err)
+static int call_begin(Call *c, Error *err)
+{
+        c->file = open_memstream(&c->data, &c->size);
+        return c->file ? 0 : error_oom(err);
+}
+
+/* What the OSD looks at first, in the same request, so that nothing comes between: without effect unless it is met. */
+typedef struct Condition {
+        const char *key, *value;
+        bool met;
+} Condition;
+
+/* The OSD would make a missing header anew for what is set, and nobody would ever look there: hence assert_exists. */
+static int call_execute(RbdImage *i, const char *object, const char *method, const Call *c, Condition *condition)
 {
         rados_write_op_t op = rados_create_write_op();
+        int met = 0, r;
+
+        if (!op)
+                return -ENOMEM;
+        rados_write_op_assert_exists(op);
+        if (condition)
+                rados_write_op_omap_cmp(op, condition->key, LIBRADOS_CMPXATTR_OP_EQ, condition->value, strlen(condition->value), &met);
+        rados_write_op_exec(op, "rbd", method, c->data, c->size, NULL);
+        r = rados_write_op_operate(op, i->io, object, NULL, LIBRADOS_OPERATION_NOFLAG);
+        rados_release_write_op(op);
+        if (condition)
+                condition->met = r >= 0;
+        return r == -ECANCELED && condition ? 0 : r;
+}
+
+/* To remove a key that is not there is success to the class, so ENOENT always says that the image (or its pool) is gone. */
+static int call_run(RbdImage *i, const char *method, Call *c, Condition *condition, const char *what, Error *err)
+{
         char object[HEADER_MAX];
-        int r = fclose(c->file) == 0 && op ? 0 : -ENOMEM;
+        int r = fclose(c->file) == 0 ? 0 : -ENOMEM;
 
         header_object(i, object, sizeof(object));
         if (r >= 0)
                 r = FAULT_ERROR("rbd.before-keep");
-        if (r >= 0) {
-                rados_write_op_assert_exists(op);
-                rados_write_op_exec(op, "rbd", method, c->data, c->size, NULL);
-                r = rados_write_op_operate(op, i->io, object, NULL, LIBRADOS_OPERATION_NOFLAG);
-        }
+        if (r >= 0)
+                r = call_execute(i, object, method, c, condition);
         FAULT_POINT("rbd.after-keep");
-        if (op)
-                rados_release_write_op(op);
         free(c->data);
         if (r == -ENOENT)
                 return image_gone(i, what, err);
@@ -380,33 +402,56 @@ int rbd_image_keep_read(RbdImage *i, const char *what, char **ret, Error *err)
         }
 }
 
-int rbd_image_keep_write(RbdImage *i, const char *what, const char *text, Error *err)
+static int keep_write(RbdImage *i, const char *key, const char *text, Condition *condition, Error *err)
 {
         static const char one[4] = { 1 }; /* a map of one entry */
         Call c = {};
-        char key[64];
+        int r = call_begin(&c, err);
 
-        snprintf(key, sizeof(key), "berth.%s", what);
-        c.file = open_memstream(&c.data, &c.size);
-        if (!c.file)
-                return error_oom(err);
+        if (r < 0)
+                return r;
         fwrite(one, 1, sizeof(one), c.file);
         call_string(&c, key);
         call_string(&c, text);
-        return call_run(i, "metadata_set", &c, "Writing the metadata", err);
+        return call_run(i, "metadata_set", &c, condition, "Writing the metadata", err);
+}
+
+static int keep_remove(RbdImage *i, const char *key, Condition *condition, Error *err)
+{
+        Call c = {};
+        int r = call_begin(&c, err);
+
+        if (r < 0)
+                return r;
+        call_string(&c, key);
+        return call_run(i, "metadata_remove", &c, condition, "Removing the metadata", err);
+}
+
+int rbd_image_keep_write(RbdImage *i, const char *what, const char *text, Error *err)
+{
+        char key[64];
+
+        snprintf(key, sizeof(key), "berth.%s", what);
+        return keep_write(i, key, text, NULL, err);
 }
 
 int rbd_image_keep_remove(RbdImage *i, const char *what, Error *err)
 {
-        Call c = {};
         char key[64];
 
         snprintf(key, sizeof(key), "berth.%s", what);
-        c.file = open_memstream(&c.data, &c.size);
-        if (!c.file)
-                return error_oom(err);
-        call_string(&c, key);
-        return call_run(i, "metadata_remove", &c, "Removing the metadata", err);
+        return keep_remove(i, key, NULL, err);
+}
+
+int rbd_image_keep_swap(RbdImage *i, const char *what, const char *before, const char *text, Error *err)
+{
+        char key[64], omap_key[80];
+        Condition condition = { .key = omap_key, .value = str_or(before, "") }; /* one that is not there compares as empty */
+
+        snprintf(key, sizeof(key), "berth.%s", what);
+        snprintf(omap_key, sizeof(omap_key), "metadata_%s", key); /* as the class has it */
+        int r = text ? keep_write(i, key, text, &condition, err) : keep_remove(i, key, &condition, err);
+        return r < 0 ? r : condition.met;
 }
 
 /* --- what is allocated --- */

@@ -77,6 +77,8 @@ int rbd_image_read(RbdImage *i, uint64_t offset, void *buffer, size_t size, Erro
 int rbd_image_keep_read(RbdImage *i, const char *what, char **ret, Error *err);
 int rbd_image_keep_write(RbdImage *i, const char *what, const char *text, Error *err);
 int rbd_image_keep_remove(RbdImage *i, const char *what, Error *err);
+/* The same in one step with a look: 1 if it was exactly before (NULL: not there) and is now text (NULL: not there), 0 if it was something else. */
+int rbd_image_keep_swap(RbdImage *i, const char *what, const char *before, const char *text, Error *err);
 
 /* Any request to the cluster that failed, as what it means: CAPS_MISSING, OSDS_UNREACHABLE, or other. */
 int rbd_request_failed(const RbdSource *s, int r, ErrorCode other, const char *what, Error *err);

@@ -4,17 +4,25 @@
  * One writer, and fencing. Runs in the rbd mounter; asks the cluster, within its time limits.
  *
  * Invariants: who does not answer is not free; what is done about whom is decided about all before anything is done, so that nobody is fenced for an
- * image that is refused in the end; nobody is fenced unless the configuration or a person at the command line says so, and
- * never a living client of this node; a fenced client is blocklisted before its lock is broken, so that it cannot write any more when
- * somebody else begins, and for years: nothing but its own end makes it harmless. A lock is therefore taken from a dead owner here, before the image is
- * mapped: the kernel and librbd would blocklist that one too, but for an hour, and the cluster keeps the first entry as it is. Who wrote last, and is seen no more, may have gone in peace: such a one is fenced only where its client
- * served this image alone, since a shared one may be serving others, in good health.
+ * image that is refused in the end; nobody is fenced unless the configuration or a person at the command line says so, but a dead owner of the exclusive
+ * lock, and never a living client of this node; a fenced client is blocklisted before its lock is broken, so that it cannot write any more when somebody
+ * else begins, and for years: nothing but its own end makes it harmless. A lock is therefore taken from a dead owner here, before the image is mapped:
+ * the kernel and librbd would blocklist that one too, but for an hour, and the cluster keeps the first entry as it is.
+ *
+ * The note: who writes an image without exclusive-lock, for those who come when its watch has expired. It may have gone in peace: such a one is fenced
+ * only where its client served this image alone, since a shared one may be serving others, in good health. Invariant: a map that may be written was
+ * noted before the first write, by replacing exactly the note that its claim had read, and afterwards nobody else was seen, and the note was still its
+ * own. So whoever replaces a note has read whom it names, has seen that one watch no more, and has fenced it as Fence= says; who was frozen anywhere
+ * between claim and the last look and finds the note to be another's gives its map up and writes neither image nor note. Each note is unlike all others,
+ * so none is taken for a former one. A map that is given up puts the former note back. What no note helps against is a writer that freezes when all this is
+ * done, and is not fenced (Fence=never, or a client that serves other images too).
  */
 
 #include "mounters/rbd-use.h"
 
 #include <jansson.h>
 #include <string.h>
+#include <systemd/sd-id128.h>
 
 #include "base/fault.h"
 #include "protocol/messages.h"
@@ -93,51 +101,56 @@ static int in_use(const RbdImage *i, char *const *others, Error *err)
 /* --- the note of who wrote last --- */
 
 typedef struct Note {
+        char *text; /* as it is with the image */
         char *address, *node;
         bool alone;
 } Note;
 
 static void note_done(Note *n)
 {
+        free(n->text);
         free(n->address);
         free(n->node);
         *n = (Note) {};
 }
+#define _cleanup_note_ _cleanup_(note_done)
 
-int rbd_use_note(RbdImage *i, const RbdDevice *d, const char *node, Error *err)
+/* ret->address stays NULL if it cannot be read. */
+static int note_parse(const char *text, Note *ret, Error *err)
 {
-        _cleanup_free_ char *text = NULL, *there = NULL;
-        json_t *j = json_pack("{s:i, s:s, s:s, s:b}", "version", 1, "address", d->address, "node", node, "alone", (int) d->alone);
-
-        if (!j || !(text = json_dumps(j, JSON_SORT_KEYS))) {
-                json_decref(j);
-                return error_oom(err);
-        }
-        json_decref(j);
-        int r = rbd_image_keep_read(i, HOLDER, &there, err);
-        if (r < 0 || (r > 0 && strcmp(there, text) == 0))
-                return r < 0 ? r : 0;
-        return rbd_image_keep_write(i, HOLDER, text, err);
-}
-
-/* ret->address stays NULL if there is none that can be read. */
-static int note_read(RbdImage *i, Note *ret, Error *err)
-{
-        _cleanup_free_ char *text = NULL;
-        int r = rbd_image_keep_read(i, HOLDER, &text, err);
-
-        if (r <= 0)
-                return r;
         json_t *j = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
         const char *address = json_string_value(json_object_get(j, "address"));
         char host[64];
-        r = 0;
+        int r = 0;
+
         if (address && rbd_address_host(address, host, sizeof(host)) &&
             (str_replace(&ret->address, address) < 0 || str_replace(&ret->node, json_string_value(json_object_get(j, "node"))) < 0))
                 r = error_oom(err);
         ret->alone = json_is_true(json_object_get(j, "alone"));
         json_decref(j);
         return r;
+}
+
+/* ret->text stays NULL if there is none. */
+static int note_read(RbdImage *i, Note *ret, Error *err)
+{
+        int r = rbd_image_keep_read(i, HOLDER, &ret->text, err);
+
+        return r <= 0 ? r : note_parse(ret->text, ret, err);
+}
+
+/* Unlike any other, also where a client that serves several images maps this one once more: who has read the former has not read this one. */
+static int note_format(const RbdNoting *n, char **ret, Error *err)
+{
+        char map[SD_ID128_STRING_MAX];
+        sd_id128_t id;
+        int r = sd_id128_randomize(&id);
+        json_t *j = r < 0 ? NULL : json_pack("{s:i, s:s, s:s, s:s, s:b}", "version", 1, "map", sd_id128_to_string(id, map), "address",
+                                             n->device->address, "node", n->node, "alone", (int) n->device->alone);
+
+        *ret = j ? json_dumps(j, JSON_SORT_KEYS) : NULL;
+        json_decref(j);
+        return *ret ? 0 : error_oom(err);
 }
 
 /* --- fencing --- */
@@ -329,7 +342,7 @@ int rbd_use_own_server(RbdImage *i, const char *self, char ***own, char **ret, E
         return 0;
 }
 
-int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err)
+int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, char **ret_noted, Error *err)
 {
         _cleanup_users_ Users u = {};
         Plan p = {};
@@ -337,7 +350,11 @@ int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err)
 
         if (r >= 0)
                 r = plan_make(i, fence, &u, own, &p, err);
-        return r < 0 ? r : plan_execute(i, &u, &p, err);
+        if (r >= 0)
+                r = plan_execute(i, &u, &p, err);
+        if (r >= 0)
+                *ret_noted = TAKE_PTR(u.note.text);
+        return r;
 }
 
 int rbd_use_confirm(RbdImage *i, char *const *own, Error *err)
@@ -348,6 +365,61 @@ int rbd_use_confirm(RbdImage *i, char *const *own, Error *err)
         if (r < 0)
                 return r;
         return others ? in_use(i, others, err) : 0;
+}
+
+/* --- writing the note --- */
+
+static int taken(const RbdImage *i, const Note *n, Error *err)
+{
+        return error_set(err, ERROR_IN_USE, EBUSY, "Image %s was taken by client %s of node %s since it was mapped here", i->spec,
+                         str_or(n->address, "?"), str_or(n->node, "?"));
+}
+
+int rbd_use_noted(RbdImage *i, char *const *own, char **ret_noted, Error *err)
+{
+        _cleanup_note_ Note note = {};
+        int r = note_read(i, &note, err);
+
+        if (r < 0)
+                return r;
+        if (note.address && !is_of_this_node(note.address, own))
+                r = taken(i, &note, err);
+        if (ret_noted)
+                *ret_noted = TAKE_PTR(note.text);
+        return r < 0 ? r : 0;
+}
+
+/* Whether it is this one still, after nobody else was seen. */
+static int note_confirm(RbdImage *i, const RbdNoting *n, const char *text, Error *err)
+{
+        _cleanup_note_ Note now = {};
+        int r = rbd_use_confirm(i, n->own, err);
+
+        if (r >= 0)
+                r = note_read(i, &now, err);
+        return r < 0 || str_equal(now.text, text) ? r : taken(i, &now, err);
+}
+
+int rbd_use_note(RbdImage *i, const RbdNoting *n, Error *err)
+{
+        _cleanup_free_ char *text = NULL;
+        int r = note_format(n, &text, err);
+
+        if (r >= 0)
+                r = rbd_image_keep_swap(i, HOLDER, n->before, text, err);
+        if (r == 0) {
+                _cleanup_note_ Note now = {};
+                r = note_read(i, &now, err);
+                return r < 0 ? r : taken(i, &now, err);
+        }
+        if (r < 0)
+                return r;
+        FAULT_POINT("rbd.noted");
+        r = note_confirm(i, n, text, err);
+        /* nothing was written by this map, and will not be: who wrote last is who was noted before, unless somebody has come since */
+        if (r < 0)
+                (void) rbd_image_keep_swap(i, HOLDER, text, n->before, NULL);
+        return r < 0 ? r : 0;
 }
 
 /* --- by hand --- */

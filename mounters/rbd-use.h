@@ -23,8 +23,9 @@ RbdFence rbd_fence_from_string(const char *s);
 /*
  * Before a map for writing: IN_USE, naming the holders, unless nobody else has the image open; with Fence= they are fenced instead. own: addresses of
  * this node's clients (strv). A dead owner of the exclusive lock is fenced in any case, and the lock taken from it: nobody could have it otherwise.
+ * *ret_noted: the note of who wrote last, as it was before (NULL: none).
  */
-int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, Error *err);
+int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, char **ret_noted, Error *err);
 /* After it: whether somebody came at the same moment. IN_USE: undo the map. */
 int rbd_use_confirm(RbdImage *i, char *const *own, Error *err);
 /*
@@ -33,8 +34,23 @@ int rbd_use_confirm(RbdImage *i, char *const *own, Error *err);
  * rbd-nbd does not have this image open. Several: IN_USE, as one that died is listed for another half minute beside its successor.
  */
 int rbd_use_own_server(RbdImage *i, const char *self, char ***own, char **ret, Error *err);
-/* Notes with the image who writes it now: whom another node would have to fence. */
-int rbd_use_note(RbdImage *i, const RbdDevice *d, const char *node, Error *err);
+/*
+ * For a map that was there already: IN_USE if the note names another node, which therefore has had the image since, or before and the map was never
+ * noted. *ret_noted (may be NULL) is the note in this case, too.
+ */
+int rbd_use_noted(RbdImage *i, char *const *own, char **ret_noted, Error *err);
+
+typedef struct RbdNoting {
+        const RbdDevice *device; /* whose client writes the image from now on */
+        const char *node;
+        char *const *own;
+        const char *before; /* the note that it replaces, as it was read before anybody was looked for; NULL: none */
+} RbdNoting;
+/*
+ * Notes with the image who writes it now: whom another node would have to fence. Between the map and the first write, for an image without exclusive-lock;
+ * looks for others itself. IN_USE: undo the map, since another node has come.
+ */
+int rbd_use_note(RbdImage *i, const RbdNoting *n, Error *err);
 /*
  * Deliberately, now: fences everybody of other nodes who has the image open, holds its lock, or wrote it last by a client that served it alone; breaks the lock.
  * *ret: whom (strv). NOTHING_TO_FENCE if that is nobody; CAPS_MISSING. A repeat after it was cut short finishes it.

@@ -36,12 +36,14 @@ typedef struct Access {
         char *key; /* a secret */
         RbdCluster *cluster;
         RbdImage image;
+        char *noted; /* who wrote it last, as it was noted before it was mapped */
 } Access;
 #define ACCESS_INIT ((Access) {})
 
 static void access_done(Access *a)
 {
         rbd_image_done(&a->image);
+        free(a->noted);
         rbd_secret_free(a->key);
         rbd_source_done(&a->source);
         *a = ACCESS_INIT;
@@ -249,6 +251,12 @@ static int own_hosts(Access *a, char ***ret, Error *err)
         return 0;
 }
 
+/* Who writes it is noted with the image; of one with the exclusive lock client and cluster know by themselves. */
+static bool has_note(const Access *a)
+{
+        return !(a->image.features & RBD_FEATURE_EXCLUSIVE_LOCK);
+}
+
 /* Another node may have looked at the same moment, and seen nobody either: then both give way. */
 static int map_confirm(Mounter *m, Access *a, RbdDevice *d, Error *err)
 {
@@ -257,10 +265,10 @@ static int map_confirm(Mounter *m, Access *a, RbdDevice *d, Error *err)
 
         if (r >= 0)
                 r = rbd_use_confirm(&a->image, own, err);
-        /* whom another node would have to fence, should this one freeze; client and cluster know by themselves where it has the lock */
-        if (r >= 0 && d->address && !(a->image.features & RBD_FEATURE_EXCLUSIVE_LOCK))
-                r = rbd_use_note(&a->image, d, m->settings.node_name, err);
-        return r;
+        if (r < 0 || !d->address || !has_note(a))
+                return r;
+        const RbdNoting n = { .device = d, .node = m->settings.node_name, .own = own, .before = a->noted };
+        return rbd_use_note(&a->image, &n, err);
 }
 
 /* Nobody else may have it open, and whoever had the lock cannot write any more. */
@@ -272,7 +280,7 @@ static int map_claim(Mounter *m, Access *a, Error *err)
         if (fence < 0)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "[RBD] Fence= of berthd.conf must be never, expired or force");
         int r = fence == RBD_FENCE_NEVER ? own_addresses(a, NULL, &own, err) : own_hosts(a, &own, err);
-        return r < 0 ? r : rbd_use_claim(&a->image, fence, own, err);
+        return r < 0 ? r : rbd_use_claim(&a->image, fence, own, &a->noted, err);
 }
 
 static int map_image(Mounter *m, const MounterVolume *v, Access *a, RbdDevice *ret, Error *err)
@@ -288,6 +296,32 @@ static int map_image(Mounter *m, const MounterVolume *v, Access *a, RbdDevice *r
                 r = map_claim(m, a, err);
         if (r >= 0)
                 r = rbd_maps_map(m, mapper, &a->image, v->key, a->key, !writes, ret, err);
+        return r;
+}
+
+/*
+ * A map of a mounter that died before it had noted it tells nothing about who has written since: what the kernel has read by it may be old, and nobody was
+ * told of it. So it is made anew where another node is noted. An operator's stays.
+ */
+static int map_renew(Mounter *m, Access *a, RbdDevice *d, bool *found, Error *err)
+{
+        _cleanup_error_ Error e = ERROR_INIT;
+        _cleanup_strv_ char **own = NULL;
+        int r = own_hosts(a, &own, &e);
+
+        if (r >= 0)
+                r = rbd_use_noted(&a->image, own, &a->noted, &e);
+        if (r < 0 && e.code == ERROR_IN_USE && !d->own)
+                return 0;
+        if (r < 0 && e.code == ERROR_IN_USE && rbd_maps_unmap(m, d, NULL) >= 0) {
+                rbd_device_done(d);
+                free(a->noted);
+                a->noted = NULL;
+                *found = false;
+                return 0;
+        }
+        if (r < 0)
+                error_move(err, &e);
         return r;
 }
 
@@ -312,6 +346,8 @@ static int rbd_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
         k = access_open(m, v, &a, err);
         if (k >= 0)
                 k = check_access_mode(v, &a.source, err);
+        if (k >= 0 && found && has_note(&a))
+                k = map_renew(m, &a, &d, &found, err);
         if (k < 0)
                 return k;
         if (!found) {
@@ -460,7 +496,7 @@ static int storage_verify(void *userdata, uint64_t size, char **ret_version, Err
                 r = own_addresses(&s->access, &d, &own, err);
         if (r >= 0)
                 r = rbd_use_confirm(i, own, err);
-        return r;
+        return r >= 0 && has_note(&s->access) ? rbd_use_noted(i, own, NULL, err) : r;
 }
 
 static int storage_keep_read(void *userdata, const char *what, char **ret, Error *err)

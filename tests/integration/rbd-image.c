@@ -620,6 +620,32 @@ static void writer_stop(Writer *w)
         free(w->address);
 }
 
+static int claim(RbdImage *i, RbdFence fence, char *const *own, Error *err)
+{
+        _cleanup_free_ char *noted = NULL;
+
+        return rbd_use_claim(i, fence, own, &noted, err);
+}
+
+static char *holder_read(RbdImage *i)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        char *text = NULL;
+
+        cr_assert(rbd_image_keep_read(i, "holder", &text, &err) >= 0, "%s", err.text);
+        return text;
+}
+
+/* As of a map whose claim has just been made. */
+static int note(RbdImage *i, const RbdDevice *d, Error *err)
+{
+        _cleanup_free_ char *before = holder_read(i);
+        char *own[] = { d->address, NULL };
+        const RbdNoting n = { .device = d, .node = "node-a", .own = own, .before = before };
+
+        return rbd_use_note(i, &n, err);
+}
+
 Test(rbd_image, a_writer_elsewhere_is_seen_and_named)
 {
         static const char *const names[] = { "locked", "simple" };
@@ -634,18 +660,18 @@ Test(rbd_image, a_writer_elsewhere_is_seen_and_named)
                 image_create(names[k], "16M", features[k]);
                 node_start(&n, names[k]);
                 image_open(&n, &i);
-                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0, "nobody is there: %s", err.text);
+                cr_assert_eq(claim(&i, RBD_FENCE_NEVER, NULL, &err), 0, "nobody is there: %s", err.text);
                 writer_start(&w, names[k]);
-                cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0);
+                cr_assert_lt(claim(&i, RBD_FENCE_NEVER, NULL, &err), 0);
                 cr_assert_eq(err.code, ERROR_IN_USE);
                 cr_assert(strstr(err.text, w.address), "'%s' does not name %s", err.text, w.address);
-                cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_EXPIRED, NULL, &err), 0, "who is alive is not fenced");
+                cr_assert_lt(claim(&i, RBD_FENCE_EXPIRED, NULL, &err), 0, "who is alive is not fenced");
                 cr_assert_lt(rbd_use_confirm(&i, NULL, &err), 0);
 
                 char *own[] = { w.address, NULL };
-                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "a client of this node: %s", err.text);
+                cr_assert_eq(claim(&i, RBD_FENCE_NEVER, own, &err), 0, "a client of this node: %s", err.text);
                 writer_stop(&w);
-                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0, "it went in peace: %s", err.text);
+                cr_assert_eq(claim(&i, RBD_FENCE_NEVER, NULL, &err), 0, "it went in peace: %s", err.text);
                 rbd_image_done(&i);
                 node_stop(&n);
         }
@@ -660,7 +686,7 @@ Test(rbd_image, a_lock_of_a_person_counts)
         CEPH_RBD(&ceph, (char *) "lock", (char *) "add", (char *) "kube/foo", (char *) "maintenance");
         node_start(&n, "foo");
         image_open(&n, &i);
-        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_NEVER, NULL, &err), 0);
+        cr_assert_lt(claim(&i, RBD_FENCE_NEVER, NULL, &err), 0);
         cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
         rbd_image_done(&i);
         node_stop(&n);
@@ -692,15 +718,15 @@ Test(rbd_image, fencing_ends_the_others_writes)
         writer_start(&w, "fenced");
 
         char *same_host[] = { w.address, NULL }, *host_only = strdup(w.address);
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, same_host, &err), 0, "%s", err.text);
+        cr_assert_eq(claim(&i, RBD_FENCE_FORCE, same_host, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_write(w.image, 0, 5, "still"), 5, "a client of this node is never fenced");
         host_only[strlen(host_only) - 1] ^= 1;
         char *sibling[] = { host_only, NULL };
-        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_FORCE, sibling, &err), 0, "nor is one that has died on it");
+        cr_assert_lt(claim(&i, RBD_FENCE_FORCE, sibling, &err), 0, "nor is one that has died on it");
         cr_assert_eq(err.code, ERROR_IN_USE);
         free(host_only);
 
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0, "%s", err.text);
+        cr_assert_eq(claim(&i, RBD_FENCE_FORCE, own, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_write(w.image, 0, 5, "never"), -ESHUTDOWN, "the fenced client cannot write");
         expect_fenced_for_years(w.address);
         rbd_image_done(&i);
@@ -722,18 +748,18 @@ Test(rbd_image, who_wrote_last_is_fenced_when_its_watch_expired)
         image_open(&n, &i);
         writer_start(&w, "noted");
         RbdDevice d = { .address = w.address };
-        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        cr_assert_eq(note(&i, &d, &err), 0, "%s", err.text);
         (void) rbd_close(w.image); /* as an expired watch: nobody watches, and the client lives */
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
+        cr_assert_eq(claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), 0, "a client that may serve other images is not fenced");
         (void) rbd_close(w.image);
         d.alone = true;
-        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
-        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0);
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
+        cr_assert_eq(note(&i, &d, &err), 0, "%s", err.text);
+        cr_assert_eq(note(&i, &d, &err), 0);
+        cr_assert_eq(claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), 0, "it was not fenced by configuration");
         (void) rbd_close(w.image);
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
+        cr_assert_eq(claim(&i, RBD_FENCE_EXPIRED, own, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_open(w.io, "noted", &w.image, NULL), -ESHUTDOWN, "fenced");
         expect_fenced_for_years(w.address);
         w.image = NULL;
@@ -741,6 +767,128 @@ Test(rbd_image, who_wrote_last_is_fenced_when_its_watch_expired)
         rados_ioctx_destroy(w.io);
         node_stop(&w.node);
         free(w.address);
+        node_stop(&n);
+}
+
+/* --- the note --- */
+
+static void expect_noted(RbdImage *i, const char *address)
+{
+        _cleanup_free_ char *text = holder_read(i);
+
+        cr_assert(address ? text && strstr(text, address) : !text, "'%s' is noted instead of %s", str_or(text, ""), str_or(address, "nobody"));
+}
+
+Test(rbd_image, what_is_kept_changes_only_from_what_was_read)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        node_start(&n, "foo");
+        image_open(&n, &i);
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", "other", "one", &err), 0);
+        expect_noted(&i, NULL);
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", NULL, "one", &err), 1, "%s", err.text);
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", NULL, "two", &err), 0);
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", "on", "two", &err), 0);
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", "one\n", "two", &err), 0);
+        expect_noted(&i, "one");
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", "one", "two", &err), 1, "%s", err.text);
+        expect_noted(&i, "two");
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", "one", NULL, &err), 0);
+        cr_assert_eq(rbd_image_keep_swap(&i, "holder", "two", NULL, &err), 1, "%s", err.text);
+        expect_noted(&i, NULL);
+        rbd_image_done(&i);
+        cr_assert_eq(err.code, ERROR_NONE);
+        node_stop(&n);
+}
+
+/* A is frozen between its claim and its note; B comes, writes, and has gone or not when A is back. */
+Test(rbd_image, who_wakes_up_late_does_not_overwrite_the_note)
+{
+        RbdDevice a = { .address = (char *) "192.0.2.8:0/8", .alone = true }, b = { .address = (char *) "192.0.2.9:0/9", .alone = true };
+        char *own_a[] = { a.address, NULL }, *own_b[] = { b.address, NULL };
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        node_start(&n, "foo");
+        image_open(&n, &i);
+        for (unsigned round = 0; round < 2; round++) {
+                _cleanup_free_ char *seen_a = NULL, *seen_b = NULL, *noted = NULL;
+                _cleanup_error_ Error err = ERROR_INIT;
+                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own_a, &seen_a, &err), 0, "%s", err.text);
+                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own_b, &seen_b, &err), 0, "%s", err.text);
+                const RbdNoting of_b = { .device = &b, .node = "node-b", .own = own_b, .before = seen_b };
+                cr_assert_eq(rbd_use_note(&i, &of_b, &err), 0, "%s", err.text);
+                const RbdNoting of_a = { .device = &a, .node = "node-a", .own = own_a, .before = seen_a };
+                cr_assert_lt(rbd_use_note(&i, &of_a, &err), 0);
+                cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+                cr_assert(strstr(err.text, "192.0.2.9:0/9 of node node-b"), "%s", err.text);
+                expect_noted(&i, b.address);
+                /* what A finds mapped is not its own to write, and B's is */
+                error_done(&err);
+                cr_assert_lt(rbd_use_noted(&i, own_a, NULL, &err), 0);
+                cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+                error_done(&err);
+                cr_assert_eq(rbd_use_noted(&i, own_b, &noted, &err), 0, "%s", err.text);
+                cr_assert_not_null(noted);
+        }
+        rbd_image_done(&i);
+        node_stop(&n);
+}
+
+/* The same client, which serves other images too, maps once more: who has read the former note has not seen that. */
+Test(rbd_image, each_map_has_a_note_of_its_own)
+{
+        RbdDevice a = { .address = (char *) "192.0.2.8:0/8" }, b = { .address = (char *) "192.0.2.9:0/9" };
+        char *own_b[] = { b.address, NULL };
+        _cleanup_free_ char *seen = NULL;
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdImage i = RBD_IMAGE_INIT;
+        Node n;
+
+        node_start(&n, "foo");
+        image_open(&n, &i);
+        cr_assert_eq(note(&i, &a, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own_b, &seen, &err), 0, "%s", err.text);
+        cr_assert_eq(note(&i, &a, &err), 0, "%s", err.text);
+        const RbdNoting of_b = { .device = &b, .node = "node-b", .own = own_b, .before = seen };
+        cr_assert_lt(rbd_use_note(&i, &of_b, &err), 0);
+        cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+        expect_noted(&i, a.address);
+        rbd_image_done(&i);
+        node_stop(&n);
+}
+
+/* A client whose watch had expired is back and well: who has come for its image gives way, and the note names it again. */
+Test(rbd_image, who_gives_way_puts_the_note_back)
+{
+        char *elsewhere[] = { foreign_node, NULL };
+        _cleanup_error_ Error err = ERROR_INIT;
+        RbdDevice b = { .address = foreign_node };
+        RbdImage i = RBD_IMAGE_INIT;
+        Writer w;
+        Node n;
+
+        image_create("back", "16M", "layering");
+        node_start(&n, "back");
+        image_open(&n, &i);
+        writer_start(&w, "back");
+        for (unsigned round = 0; round < 2; round++) {
+                RbdDevice a = { .address = w.address };
+                _cleanup_free_ char *before = holder_read(&i);
+                const RbdNoting of_b = { .device = &b, .node = "node-b", .own = elsewhere, .before = before };
+                error_done(&err);
+                cr_assert_lt(rbd_use_note(&i, &of_b, &err), 0);
+                cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
+                cr_assert(strstr(err.text, w.address), "%s", err.text);
+                expect_noted(&i, round == 0 ? NULL : w.address);
+                error_done(&err);
+                cr_assert_eq(note(&i, &a, &err), 0, "%s", err.text);
+        }
+        rbd_image_done(&i);
+        writer_stop(&w);
         node_stop(&n);
 }
 
@@ -831,7 +979,7 @@ Test(rbd_image, a_frozen_owner_is_fenced_for_years)
         image_open(&n, &i);
         kill(child.pid, SIGSTOP);
         wait_until(nobody_watches, &i, 60, "the frozen writer is not seen any more");
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
+        cr_assert_eq(claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
         expect_fenced_for_years(address);
         cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
         cr_assert_null(l.client, "its lock is broken");
@@ -887,7 +1035,7 @@ Test(rbd_nodes, nobody_is_fenced_when_the_image_is_refused)
         /* that one of this node which comes last, with the address of a client that it does not have */
         snprintf(sibling, sizeof(sibling), "%.*s/1", (int) strcspn(watchers[1], "/"), watchers[1]);
         char *own[] = { sibling, NULL };
-        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0);
+        cr_assert_lt(claim(&i, RBD_FENCE_FORCE, own, &err), 0);
         cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
         for (size_t k = 0; k < 2; k++) {
                 cr_assert_eq(ceph_blocklisted_until(&ceph, addresses[k]), 0, "%s is fenced", addresses[k]);
@@ -897,7 +1045,7 @@ Test(rbd_nodes, nobody_is_fenced_when_the_image_is_refused)
         /* of another node both, both are */
         char *elsewhere[] = { foreign_node, NULL };
         error_done(&err);
-        cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_FORCE, elsewhere, &err), 0, "%s", err.text);
+        cr_assert_eq(claim(&i, RBD_FENCE_FORCE, elsewhere, &err), 0, "%s", err.text);
         for (size_t k = 0; k < 2; k++) {
                 expect_fenced_for_years(addresses[k]);
                 cr_assert_eq(child_write(&children[k]), -ESHUTDOWN);
@@ -922,7 +1070,7 @@ Test(rbd_nodes, a_lock_of_a_person_here_refuses)
         CEPH_RBD(&ceph, (char *) "lock", (char *) "add", (char *) "kube/kept", (char *) "maintenance");
         node_start(&n, "kept");
         image_open(&n, &i);
-        cr_assert_lt(rbd_use_claim(&i, RBD_FENCE_FORCE, own, &err), 0);
+        cr_assert_lt(claim(&i, RBD_FENCE_FORCE, own, &err), 0);
         cr_assert_eq(err.code, ERROR_IN_USE, "%s", err.text);
         cr_assert_eq(ceph_blocklisted_until(&ceph, address), 0, "%s is fenced", address);
         cr_assert_eq(child_write(&child), 5);
@@ -983,7 +1131,7 @@ Test(rbd_image, fencing_by_hand)
                 cr_assert_eq(rbd_image_locker(&i, &l, &err), 0, "%s", err.text);
                 cr_assert_null(l.client, "its lock is broken");
                 expect_fenced_for_years(w.address); /* also after the lock is broken */
-                cr_assert_eq(rbd_use_claim(&i, RBD_FENCE_NEVER, own, &err), 0, "the image is free: %s", err.text);
+                cr_assert_eq(claim(&i, RBD_FENCE_NEVER, own, &err), 0, "the image is free: %s", err.text);
                 rbd_image_done(&i);
                 writer_stop(&w);
                 node_stop(&n);
@@ -1003,10 +1151,10 @@ Test(rbd_image, fencing_by_hand_of_who_is_not_seen)
 
         node_start(&n, "foo");
         image_open(&n, &i);
-        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        cr_assert_eq(note(&i, &d, &err), 0, "%s", err.text);
         fence_refused(&i, own, "ceph osd blocklist add 192.0.2.9:0/77");
         d.alone = true;
-        cr_assert_eq(rbd_use_note(&i, &d, "node-a", &err), 0, "%s", err.text);
+        cr_assert_eq(note(&i, &d, &err), 0, "%s", err.text);
         cr_assert_eq(rbd_use_fence(&i, own, &fenced, &err), 0, "%s", err.text);
         cr_assert_str_eq(fenced[0], "192.0.2.9:0/77");
 
