@@ -220,6 +220,39 @@ Test(nfs_source, options)
         cr_assert_null(nfs_source_option(&s, "time"));
 }
 
+/* What the kernel has to know reaches it as one option, commas and all, and parts stages. */
+Test(nfs_source, labels_and_security)
+{
+        static char *given[] = {"sec=sys",
+                                "sec=krb5",
+                                "sec=krb5i",
+                                "sec=krb5p",
+                                "context=system_u:object_r:nfs_t:s0:c1,c2",
+                                "context=system_u:object_r:container_file_t:s0",
+                                "fscontext=system_u:object_r:nfs_t:s0",
+                                "defcontext=system_u:object_r:nfs_t:s0",
+                                "rootcontext=system_u:object_r:nfs_t:s0"};
+        char *keys[ELEMENTSOF(given)] = {};
+
+        for (size_t i = 0; i < ELEMENTSOF(given); i++) {
+                _cleanup_nfs_source_ NfsSource s = NFS_SOURCE_INIT;
+                _cleanup_error_ Error err = ERROR_INIT;
+
+                cr_assert_eq(parse(PAIRS("server=s", "path=/e"), OPTIONS(given[i]), &s, &err), 0, "%s: %s",
+                             given[i], str_or(err.text, ""));
+                cr_assert(strv_contains(s.options, given[i]), "%s is not passed on", given[i]);
+                keys[i] = TAKE_PTR(s.key);
+                for (size_t k = 0; k < i; k++)
+                        cr_assert_str_neq(keys[k], keys[i], "%s and %s share a stage", given[k], given[i]);
+        }
+        for (size_t i = 0; i < ELEMENTSOF(given); i++)
+                free(keys[i]);
+        expect_refused(PAIRS("server=s", "path=/e"), OPTIONS("context=a:b:c:s0", "context=a:b:d:s0"),
+                       ERROR_INVALID_ARGUMENT, "contradict");
+        expect_refused(PAIRS("server=s", "path=/e"), OPTIONS("sec=krb5", "sec=sys"), ERROR_INVALID_ARGUMENT,
+                       "contradict");
+}
+
 Test(nfs_source, options_refused)
 {
         static char *bad[] = {"ro",
