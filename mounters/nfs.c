@@ -21,6 +21,7 @@
 
 #include "base/fault.h"
 #include "base/fd.h"
+#include "base/log.h"
 #include "mounters/bounded.h"
 #include "mounters/fs/bind.h"
 #include "mounters/fs/mount.h"
@@ -297,6 +298,8 @@ static int nfs_unstage(Mounter *m, const MounterVolume *v, MounterResult *r, Err
             !server_answers(v->staging_path)) {
                 if (!v->force && !stage_is_lost(m, v->staging_path))
                         return stage_leave(v, err);
+                log_warning("The server of %s does not answer: its mount is taken away by force, and what was not written yet is lost",
+                            volume_name(v));
                 (void) fs_umount_force(v->staging_path, FORCE_USEC); /* there may be something left to write */
         }
         return fs_unstage(m, v, r, err);
