@@ -145,10 +145,41 @@ int rbd_image_open(RbdCluster *c, const RbdSource *source, RbdImage *ret, Error 
         return 0;
 }
 
-int rbd_image_look(RbdCluster *c, const RbdSource *source, Error *err)
+/* What is read of rbd_id.<image>: a string with its length, little endian, before it. */
+static int header_name(const uint8_t *text, int n, char *buffer, size_t size)
+{
+        uint32_t length = n < 4 ? 0 : text[0] | (uint32_t) text[1] << 8 | (uint32_t) text[2] << 16 | (uint32_t) text[3] << 24;
+
+        if (length == 0 || length > (uint32_t) n - 4)
+                return -EBADMSG;
+        int k = snprintf(buffer, size, "rbd_header.%.*s", (int) length, (const char *) text + 4);
+        return k < 0 || (size_t) k >= size ? -EBADMSG : 0;
+}
+
+/*
+ * 0 if the user may read, or write, the image's header: a map reads it, and for writing watches it, which is a write. The write that is tried is one
+ * that always fails, after the OSD has looked at the user's rights: for an object that exists and does not exist. It does not wait until a full
+ * cluster has room again.
+ */
+static int header_try(rados_ioctx_t io, const char *object, bool writes)
+{
+        if (!writes)
+                return rados_stat(io, object, NULL, NULL);
+        rados_write_op_t op = rados_create_write_op();
+        if (!op)
+                return -ENOMEM;
+        rados_write_op_assert_exists(op);
+        rados_write_op_create(op, LIBRADOS_CREATE_EXCLUSIVE, NULL);
+        int r = rados_write_op_operate(op, io, object, NULL, LIBRADOS_OPERATION_FULL_TRY);
+        rados_release_write_op(op);
+        return r == -EEXIST || r == -ENOSPC || r == -EDQUOT ? 0 : r;
+}
+
+int rbd_image_look(RbdCluster *c, const RbdSource *source, bool writes, Error *err)
 {
         _cleanup_rbd_image_ RbdImage i = RBD_IMAGE_INIT;
-        char object[RBD_NAME_MAX + 16], id[128];
+        char object[RBD_NAME_MAX + 16], header[160];
+        uint8_t id[128];
 
         if (source->snapshot)
                 return rbd_image_open(c, source, &i, err);
@@ -156,12 +187,20 @@ int rbd_image_look(RbdCluster *c, const RbdSource *source, Error *err)
         if (r < 0)
                 return r;
         snprintf(object, sizeof(object), "rbd_id.%s", source->image);
-        r = rados_read(i.io, object, id, sizeof(id), 0);
-        rbd_image_done(&i);
+        r = rados_read(i.io, object, (char *) id, sizeof(id), 0);
         if (r > 0)
+                r = header_name(id, r, header, sizeof(header));
+        else if (r == 0)
+                r = -EBADMSG;
+        if (r >= 0)
+                r = header_try(i.io, header, writes);
+        rbd_image_done(&i);
+        if (r >= 0)
                 return 0;
-        /* what is not plain is told by opening it: a name that leads nowhere, rights to some of the objects only */
-        return r == -ETIMEDOUT ? rbd_request_failed(source, r, ERROR_DEVICE_ERROR, "Looking", err) : rbd_image_open(c, source, &i, err);
+        if (r == -ETIMEDOUT || r == -EPERM)
+                return rbd_request_failed(source, r, ERROR_DEVICE_ERROR, r == -EPERM && writes ? "Writing" : "Looking", err);
+        /* what is not plain is told by opening it, such as a name that leads nowhere */
+        return rbd_image_open(c, source, &i, err);
 }
 
 int rbd_image_check_primary(RbdImage *i, Error *err)

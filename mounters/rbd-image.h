@@ -34,10 +34,10 @@ void rbd_image_done(RbdImage *i);
 int rbd_image_open(RbdCluster *c, const RbdSource *source, RbdImage *ret, Error *err);
 
 /*
- * Whether it is there and the user may read it, in one round trip where an opening takes several; errors as of rbd_image_open(). That librbd can open it
- * is not said.
+ * Whether it is there and the user may read it, or write it, in two round trips where an opening takes several; errors as of rbd_image_open(). Nothing is
+ * written. That librbd can open it is not said.
  */
-int rbd_image_look(RbdCluster *c, const RbdSource *source, Error *err);
+int rbd_image_look(RbdCluster *c, const RbdSource *source, bool writes, Error *err);
 
 /* IMAGE_NOT_PRIMARY if it is the copy of a mirrored image, which only the mirror daemon may write. */
 int rbd_image_check_primary(RbdImage *i, Error *err);

@@ -115,7 +115,7 @@ static char *access_identity(const Access *a)
 }
 
 typedef enum AccessHow {
-        ACCESS_LOOK, /* the image is there, and the user may read it */
+        ACCESS_LOOK, /* the image is there, and the user may read it, and write it if the volume is not read-only */
         ACCESS_OPEN, /* and a->image is it */
 } AccessHow;
 
@@ -134,7 +134,7 @@ static int access_reach(Mounter *m, const MounterVolume *v, AccessHow how, Acces
                                       a->cluster->fsid);
         }
         if (r >= 0)
-                r = how == ACCESS_LOOK ? rbd_image_look(a->cluster, &a->source, &e)
+                r = how == ACCESS_LOOK ? rbd_image_look(a->cluster, &a->source, !v->read_only, &e)
                                        : rbd_image_open(a->cluster, &a->source, &a->image, &e);
         if (r < 0) {
                 access_judge(a, &e);
@@ -172,7 +172,10 @@ static void warn_differences(const MounterVolume *v, const Access *a)
 
 /* --- resolve --- */
 
-/* What is to be mapped is opened then; of what is mapped already, who asks for it must have the rights too. */
+/*
+ * What is to be mapped is opened then, and the map finds out what the user may do. Of what is mapped already, or is about to be, who asks for it must have
+ * the rights too: nobody gains another's by naming the same image.
+ */
 static int rbd_resolve(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
         _cleanup_access_ Access a = ACCESS_INIT;

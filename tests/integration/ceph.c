@@ -54,7 +54,7 @@ void ceph_stop(Ceph *c)
         *c = (Ceph) {};
 }
 
-static char *ceph_output(const Ceph *c, char *const *argv)
+char *ceph_output(const Ceph *c, char *const *argv)
 {
         char *all[32] = { (char *) "timeout", (char *) "30", argv[0], (char *) "-c", c->conf };
         _cleanup_free_ char *error = NULL;

@@ -22,6 +22,8 @@ void ceph_stop(Ceph *c);
 void ceph_run(const Ceph *c, char *const *argv);
 /* Until when an address is on the cluster's blocklist; 0 if it is not. */
 time_t ceph_blocklisted_until(const Ceph *c, const char *address);
+/* The same, of any program that takes -c CONF first; what it printed, freed by the caller. */
+char *ceph_output(const Ceph *c, char *const *argv);
 /* The pid of "mon" or "osd", to stop and continue it. */
 pid_t ceph_pid(const Ceph *c, const char *daemon);
 

@@ -177,6 +177,52 @@ Test(rbd, capabilities)
         volume_free(&v);
 }
 
+static char *user_new(const char *name, const char *osd)
+{
+        _cleanup_free_ char *client = NULL;
+
+        cr_assert(asprintf(&client, "client.%s", name) >= 0);
+        char *key = ceph_output(&ceph, (char *[]) { (char *) "ceph", (char *) "auth", (char *) "get-or-create-key", client, (char *) "mon",
+                                                    (char *) "profile rbd", (char *) "osd", (char *) osd, NULL });
+        key[strcspn(key, "\n")] = 0;
+        return key;
+}
+
+/* What is mapped for somebody else is nobody's who may not read it, or write it: there is no map that would find out. */
+Test(rbd, rights_are_those_of_who_asks)
+{
+        static const struct {
+                const char *name, *osd;
+                ErrorCode read, write;
+        } users[] = {
+                { "writer", "profile rbd pool=kube", ERROR_NONE, ERROR_NONE },
+                { "reader", "profile rbd-read-only pool=kube", ERROR_NONE, ERROR_CAPS_MISSING },
+                { "namer", "allow r pool=kube object_prefix rbd_id.", ERROR_CAPS_MISSING, ERROR_CAPS_MISSING },
+        };
+        char *const list[] = { (char *) "rados", (char *) "-p", (char *) "kube", (char *) "ls", NULL };
+        _cleanup_free_ char *before = ceph_output(&ceph, list), *after = NULL;
+
+        for (size_t i = 0; i < ELEMENTSOF(users); i++) {
+                _cleanup_free_ char *key = user_new(users[i].name, users[i].osd);
+                MounterVolume v;
+
+                rbd_volume_init(&v, &ceph, "foo");
+                strmap_set(&v.source, "user", users[i].name);
+                strmap_set(&v.secrets, "key", key);
+                for (unsigned k = 0; k < 2; k++) {
+                        _cleanup_free_ char *text = NULL;
+                        v.read_only = k == 0;
+                        ErrorCode code = resolve_error(&v, &text), wanted = v.read_only ? users[i].read : users[i].write;
+                        cr_assert_eq(code, wanted, "client.%s, %s: %s (%s)", users[i].name, k == 0 ? "to read" : "to write", error_code_name(code),
+                                     str_or(text, ""));
+                        cr_assert(code == ERROR_NONE || strstr(text, users[i].name), "%s", text);
+                }
+                volume_free(&v);
+        }
+        after = ceph_output(&ceph, list);
+        cr_assert_eq(strlen(before), strlen(after), "finding out has written something: %s instead of %s", after, before);
+}
+
 Test(rbd, snapshots_and_namespaces)
 {
         MounterVolume v;
