@@ -31,6 +31,55 @@ rbd_node() { # name, address, lines of configuration
         node_start_berthd "$name" '[RBD]' 'MapOptions=osdkeepalive=2' "$@"
 }
 
+# A node whose berthd has fault points (agent/base/fault.h): /run/fault names the one that is next, /run/fault.trace has those that were reached.
+rbd_faulty_node() { # as rbd_node
+        local name=$1 address=$2
+        shift 2
+        node "$name" --ip "$address/24"
+        node_put_suites "$name"
+        on -i "$name" 'cat >/etc/systemd/system/berthd.service.d/faulty.conf && systemctl daemon-reload' <<'UNIT'
+[Service]
+ExecStart=
+ExecStart=/var/lab-suites/tests/faulty/berthd --mounter-dir /var/lab-suites/tests/faulty
+Environment=BERTH_FAULT=@/run/fault BERTH_FAULT_TRACE=/run/fault.trace
+UNIT
+        node_start_berthd "$name" '[RBD]' 'MapOptions=osdkeepalive=2' "$@"
+}
+
+# A request in the background. What it printed, and the seconds it took, are in files of its name.
+declare -A rbd_asked=()
+rbd_ask() { # name, command
+        local name=$1 start=$SECONDS
+        shift
+        {
+                "$@" >"${case_dir:?}/$name.answer" 2>&1 || :
+                echo $((SECONDS - start)) >"$case_dir/$name.seconds"
+        } &
+        rbd_asked[$name]=$!
+}
+
+# Has it stop at a fault point, as the only one of the node that is not there yet; node, point, how many mounters stand still then, request.
+rbd_ask_until() {
+        local node=$1 point=$2 n=$3
+        shift 3
+        on "$node" "rm -f /run/fault.count; echo $point=stop >/run/fault"
+        rbd_ask "$@"
+        check "request '$1' reaches $point" wait_for 60 on "$node" "test \$(pgrep -c --runstates T -x mounter-rbd) = $n"
+}
+
+rbd_go_on() { # node
+        on "$1" 'pkill -CONT -x mounter-rbd'
+}
+
+# It is answered, whatever with, within its deadline and what this machine adds; the answer in $answer.
+rbd_answered() { # name, seconds
+        local seconds
+        wait "${rbd_asked[$1]}"
+        seconds=$(<"${case_dir:?}/$1.seconds") answer=$(<"$case_dir/$1.answer")
+        say "$1: answered after $seconds s: ${answer:0:300}"
+        ((seconds <= ${2-130})) || fail "$1: answered only after $seconds s"
+}
+
 rbd_target() { # pod
         echo "/var/lib/kubelet/pods/$1/volumes/berth~rbd/data"
 }
@@ -41,7 +90,7 @@ rbd_mount() {
         target=$(rbd_target "$2")
         on -t 150 "$1" "mkdir -p $target && $driver mount $target '{\"kubernetes.io/fsType\":\"${fs_type-ext4}\",\
 \"kubernetes.io/readwrite\":\"${access-rw}\",\"kubernetes.io/pod.name\":\"$2\",\"kubernetes.io/pod.namespace\":\"default\",\
-\"kubernetes.io/pod.uid\":\"$2\",\"kubernetes.io/pvOrVolumeName\":\"data\",\"kubernetes.io/secret/key\":\"$(base64 -w0 <<<"$key")\",\
+\"kubernetes.io/pod.uid\":\"$2\",\"kubernetes.io/pvOrVolumeName\":\"data\",${key:+\"kubernetes.io/secret/key\":\"$(base64 -w0 <<<"$key")\",}\
 \"monitors\":\"$monitors\",\"pool\":\"kube\",\"user\":\"${user-kube}\",\"image\":\"$3\"${4-}}'"
 }
 
