@@ -549,6 +549,15 @@ static int storage_open(Mounter *m, const MounterVolume *v, RbdStorage *s, Error
         return 0;
 }
 
+/* A map for reading only has no watch, so it does not hear that its image has grown, and the file system in it would end behind its device. */
+static void map_follow_size(const RbdDevice *d, const RbdImage *i)
+{
+        uint64_t size = 0;
+
+        if (d->read_only && !d->snapshot && rbd_maps_size(d, &size) >= 0 && size < i->size)
+                (void) rbd_maps_refresh(d); /* if it fails, mounting tells */
+}
+
 /* The image and the device that is to show it; an image may have been removed and another made under its name. */
 static int storage_prepare(Mounter *m, const MounterVolume *v, RbdStorage *s, Error *err)
 {
@@ -562,6 +571,8 @@ static int storage_prepare(Mounter *m, const MounterVolume *v, RbdStorage *s, Er
         if (r >= 0 && strcmp(d.image_id, s->access.image.id) != 0)
                 return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s shows an image %s that is not the present one (%s is %s)", v->device,
                                  d.image_id, s->access.image.spec, s->access.image.id);
+        if (r >= 0)
+                map_follow_size(&d, &s->access.image);
         return r;
 }
 
