@@ -170,6 +170,12 @@ static int node_wait(const RbdDevice *d, Error *err)
         return error_set(err, ERROR_ATTACH_FAILED, ENODEV, "The image is mapped, but %s does not appear", path);
 }
 
+/*
+ * The write may be ended by SIGKILL, and Attach is no step that must finish: either the kernel takes back all that it had begun, since each of its waits
+ * for monitors and OSDs ends with the process; or there is a device already, whose partitions it reads, and then the write goes on until that is done. The map
+ * bears berth's name, so a repeat uses it and a detach takes it away, and till then the dying process has the volume's lock. Of the image nothing is
+ * written here, so nothing of it can be torn. To wait instead would let OSDs that do not answer have a mounter for as long as they like.
+ */
 static int map_write(Mounter *m, const RbdMapLine *line, const char *secret, Error *err, int *ret_write)
 {
         static const char *const add[] = { RBD_SYSFS "/add_single_major", RBD_SYSFS "/add", NULL };

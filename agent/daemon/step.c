@@ -20,7 +20,7 @@ static const struct {
         [STEP_NONE] = { "", NULL, STEP_KILLABLE },
         [STEP_RESOLVE] = { "resolve", "Resolve", STEP_KILLABLE },
         [STEP_CREATE] = { "create", "Create", STEP_MUST_FINISH },
-        [STEP_ATTACH] = { "attach", "Attach", STEP_KILLABLE },
+        [STEP_ATTACH] = { "attach", "Attach", STEP_KILLABLE }, /* the kernel makes a device, or none: see mounters/rbd-map.c */
         [STEP_STAGE] = { "stage", "Stage", STEP_KILLABLE },
         [STEP_FORMAT] = { "format", "Format", STEP_MUST_FINISH },
         [STEP_FSCK] = { "fsck", "Fsck", STEP_MUST_FINISH },
