@@ -152,7 +152,7 @@ server() {
         export -f server_main
         ip netns exec "$name" setsid unshare --mount --uts --propagation private bash -c "server_main $name" </dev/null >"$lab/$name/log" 2>&1 &
         echo $! >"$lab/$name/pid"
-        within 20 test -e "$lab/$name/ready"
+        within 120 test -e "$lab/$name/ready"
         server_run "$name" rpcbind -w
         # lockd asks it before it grants a lock of NFSv3, and waits half a minute if it is not there
         server_run "$name" rpc.statd --no-notify
@@ -197,7 +197,7 @@ no_volumes() {
 }
 
 nothing_left() {
-        within 30 no_volumes
+        within 120 no_volumes
         [[ -z $(ls -A /run/berth/volumes) ]] || fail "records: $(ls -A /run/berth/volumes)"
         [[ -z $(ls -A /run/berth/staging) ]] || fail "stages: $(ls -A /run/berth/staging)"
         [[ -z $(ls -A /run/berth/locks) ]] || fail "locks: $(ls -A /run/berth/locks)"

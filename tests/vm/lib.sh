@@ -8,7 +8,7 @@
 #   node NAME [--ip ADDRESS/LENGTH] [--bridge NAME] [--cold] [--memory MiB] [--cpus N] [--bare]
 #                                   starts a guest from the saved state (--cold: boots it) with the project in it (--bare: without)
 #   on [-i] [-t SECONDS] NAME COMMAND       a line for the guest's bash, or a program and its arguments as words; its output,
-#                                   its status; 124: took longer than 60 s (-t), 125: the guest is gone. -i passes stdin on
+#                                   its status; 124: took longer than 120 s (-t), 125: the guest is gone. -i passes stdin on
 #   node_reboot NAME                systemctl reboot, and waits until the guest is up again
 #   node_power_cut NAME [--off]     ends the virtual machine and boots the node again from its disk (--off: does not boot)
 #   node_boot NAME                  boots a node that is off, and waits until it is up
@@ -25,7 +25,7 @@
 #   ceph_up                         a real Ceph on the host's side (tests/lab/ceph), for nodes on the bridge lab0 at 10.90.0.254
 #   ceph_get NAME                   what its ready file tells: mon_v1, fsid, kube_key, conf, ...
 #   ceph_signal STOP|CONT mon|osd   an outage, and its end
-#   wait_for SECONDS COMMAND...     repeats it until it succeeds
+#   wait_for SECONDS COMMAND...     repeats it until it succeeds; it costs nothing to give it time for a busy machine
 #   check WHAT COMMAND...           fails the case, saying WHAT, unless it succeeds
 #   refused WHAT [--with TEXT] COMMAND...   fails the case unless it fails (and prints TEXT)
 #   equal WHAT EXPECTED SEEN        fails the case unless both are the same
@@ -181,12 +181,12 @@ node_start() {
                 node_qmp "$name" migrate-set-capabilities '{"capabilities": [{"capability": "x-ignore-shared", "state": true}]}' \
                         migrate-incoming "{\"uri\": \"exec:cat $saved/state\"}" wait-migrated cont
                 read -ra words <<<"$words"
-                on -t 60 "$name" /usr/lib/lab/setup "${words[@]}" "lab.now=$EPOCHREALTIME" \
+                on -t 120 "$name" /usr/lib/lab/setup "${words[@]}" "lab.now=$EPOCHREALTIME" \
                         "lab.seed=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')"
         else
                 node_qmp "$name" query-status >/dev/null
                 rm -f "$dir/ram" # qemu has it open
-                on -t 240 "$name" systemctl is-system-running --wait >"$dir/boot-state" 2>&1 || {
+                on -t 360 "$name" systemctl is-system-running --wait >"$dir/boot-state" 2>&1 || {
                         node_running "$name" || fail "node $name does not boot"
                         say "node $name: $(<"$dir/boot-state")"
                 }
@@ -243,7 +243,7 @@ node_install_debs() {
         shift
         mkdir -p "$case_dir/$name/host/debs"
         cp "$@" "$case_dir/$name/host/debs/"
-        on -t 300 "$name" "cd /host/debs && DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends --allow-downgrades -o Dpkg::Use-Pty=0 install $(
+        on -t 600 "$name" "cd /host/debs && DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends --allow-downgrades -o Dpkg::Use-Pty=0 install $(
                 for f; do printf './%q ' "${f##*/}"; done
         )"
 }
@@ -278,7 +278,7 @@ node_start_berthd() {
 
 # Options, then the node, then the command; one word is a line for bash.
 on() {
-        local options=() name
+        local options=(-t 120) name
         while [[ $1 == -* ]]; do
                 options+=("$1")
                 [[ $1 != -t ]] || options+=("$2")
@@ -317,7 +317,7 @@ node_boot() {
 node_reboot() {
         # the guest is gone before the command can tell its status
         on "$1" systemctl reboot --no-block || :
-        node_wait_off "$1" 150
+        node_wait_off "$1" 240
         node_boot "$1"
 }
 
@@ -325,7 +325,7 @@ node_power_cut() {
         local pid
         pid=$(node_get "$1" pid)
         kill -KILL "$pid"
-        node_wait_off "$1" 20
+        node_wait_off "$1" 60
         [[ ${2-} == --off ]] || node_boot "$1"
 }
 

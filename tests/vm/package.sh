@@ -20,7 +20,7 @@ package_install_by_dpkg() { # node, new or old
         set_dir=$(package_set "$2")
         mkdir -p "$case_dir/$1/host/debs-$2"
         cp "$set_dir"/berth{,-nfs,-rbd}_*.deb "$case_dir/$1/host/debs-$2/"
-        on -t 300 "$1" "dpkg --install /host/debs-$2/*.deb 2>&1"
+        on -t 600 "$1" "dpkg --install /host/debs-$2/*.deb 2>&1"
 }
 
 package_version() { # new or old
@@ -41,7 +41,7 @@ pod_target() { # pod, uid
 driver() { # node, call, arguments
         local node=$1
         shift
-        on -t 150 "$node" "$plugins/berth~loop/loop" "$@"
+        on -t 300 "$node" "$plugins/berth~loop/loop" "$@"
 }
 
 # As the kubelet does: it makes the directory, calls, and removes the directory after unmounting.
