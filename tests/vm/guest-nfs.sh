@@ -14,9 +14,11 @@
 #   nfs_mount TARGET OPTION...  berthctl mount, with options such as path=/x; MOUNT_FLAGS: further arguments
 #   timed LIMIT_MSEC COMMAND...     fails unless it ends with success by then; prints how long it took
 #   bounded LIMIT_MSEC COMMAND...   the same, whatever its status is
-#   refused ERROR COMMAND...    fails unless it fails with io.berth.Error.ERROR
+#   refused ERROR COMMAND...    fails unless it fails with io.berth.Error.ERROR, or with one whose name begins so; "refused ERROR bounded
+#                               LIMIT_MSEC COMMAND..." also if that takes too long
 #   nothing_left                fails if a volume, a mount, a record or a lock is left
-#   within SECONDS COMMAND...   repeats it until it succeeds
+#   within SECONDS COMMAND...   repeats it until it succeeds; it costs nothing to give it time for a busy machine
+#   waits_for_server PID        whether the process is in the midst of a call of its server
 #   fail TEXT
 #
 # Limits are of what berth waits for; to that comes room for a slow guest, as slow as a call of berthctl shows it to be at the time.
@@ -32,10 +34,11 @@ if [[ ! -L /etc/udev/rules.d/99-nfs.rules ]]; then
         udevadm control --reload
 fi
 
+# Status 99, wherever it happens: of a failure of the test itself, which no "refused" takes for one of what it looks at.
 fail() {
         echo "FAILED: $*" >&2
         berthctl list >&2 || :
-        exit 1
+        exit 99
 }
 trap 'echo "FAILED: line $LINENO: $BASH_COMMAND" >&2' ERR
 
@@ -71,11 +74,14 @@ timed() {
 }
 
 refused() {
-        local error=$1 output
+        local error=$1 output status=0
         shift
-        if output=$("$@" 2>&1); then
-                fail "was not refused: $*"
+        output=$("$@" 2>&1) || status=$?
+        if ((status == 99)); then
+                echo "$output" >&2
+                exit 99
         fi
+        ((status > 0)) || fail "was not refused: $*"
         [[ $output == *"io.berth.Error.$error"* ]] || fail "not $error: $* printed: $output"
         echo "# refused as it should be: $output"
 }
@@ -112,12 +118,25 @@ server_start() {
                 for i in 1 2 3 4 5 6 7 8 9 10; do echo Y >/proc/fs/nfsd/v4_end_grace && break; sleep 0.1; done 2>/dev/null'
 }
 
+server_mountd() { # its PID; none: status 1
+        local pid
+        for pid in $(ip netns pids "$1"); do
+                [[ $(cat "/proc/$pid/comm" 2>/dev/null) != rpc.mountd ]] || echo "$pid"
+        done | grep .
+}
+
+no_mountd() {
+        ! server_mountd "$1" >/dev/null
+}
+
 server_stop() {
         local pid
         server_run "$1" rpc.nfsd 0
-        for pid in $(ip netns pids "$1"); do
-                [[ $(<"/proc/$pid/comm") != rpc.mountd ]] || kill "$pid"
+        for pid in $(server_mountd "$1" || :); do
+                kill "$pid" 2>/dev/null || :
         done
+        # as long as it lives it can take its successor's registration away
+        within 120 no_mountd "$1"
 }
 
 server_exports() {
@@ -196,11 +215,28 @@ no_volumes() {
         [[ $(berthctl list | wc -l) == 1 ]]
 }
 
+# Fails if grep finds something, or cannot look.
+found_none() { # what, grep's arguments
+        local what=$1 status=0
+        shift
+        grep "$@" >&2 || status=$?
+        ((status == 1)) || fail "$what (status of grep: $status)"
+}
+
 nothing_left() {
+        local what left
         within 120 no_volumes
-        [[ -z $(ls -A /run/berth/volumes) ]] || fail "records: $(ls -A /run/berth/volumes)"
-        [[ -z $(ls -A /run/berth/staging) ]] || fail "stages: $(ls -A /run/berth/staging)"
-        [[ -z $(ls -A /run/berth/locks) ]] || fail "locks: $(ls -A /run/berth/locks)"
-        ! grep -E ' (/var/lib/kubelet|/run/berth/staging)' /proc/self/mountinfo || fail "mounts"
-        ! grep -q '^v' /proc/fs/nfsfs/volumes 2>/dev/null || fail "superblocks: $(cat /proc/fs/nfsfs/volumes)"
+        for what in volumes staging locks; do
+                left=$(ls -A "/run/berth/$what") || fail "/run/berth/$what cannot be read"
+                [[ -z $left ]] || fail "left in $what: $left"
+        done
+        found_none mounts -E ' (/var/lib/kubelet|/run/berth/staging)' /proc/self/mountinfo
+        # where no NFS was mounted there is no such file
+        [[ ! -e /proc/fs/nfsfs/volumes ]] || found_none superblocks '^v' /proc/fs/nfsfs/volumes
+}
+
+waits_for_server() {
+        local where
+        where=$(cat "/proc/$1/wchan")
+        [[ $where == rpc_* || $where == nfs* || $where == folio_wait* ]]
 }

@@ -102,17 +102,35 @@ rbd_unmounts() { # node, pod
         contains "unmount of $2 on $1" '"Success"' "$(on -t 150 "$1" "$driver unmount $(rbd_target "$2")")"
 }
 
+# For lines in the guest: what cannot be looked at is not empty. A directory that does not exist is.
+guest_looks='
+        nothing_in() { local seen; [ ! -e "$1" ] || { seen=$(ls -A "$1") && [ -z "$seen" ]; }; }
+        nothing_of() { "$@"; [ $? = 1 ]; }
+        nowhere() { grep -q "$@"; [ $? = 1 ]; }
+'
+
+# A process that holds something on the node, running when this returns: its PID. Node, a line for bash that ends in "sleep 1000" and what is
+# redirected.
+holder() {
+        local pid
+        pid=$(on "$1" "$2 >/dev/null 2>&1 & echo \$!")
+        # before that it is still the shell, which has not opened anything
+        wait_for 120 on "$1" "[ \"\$(cat /proc/$pid/comm)\" = sleep ]" || fail "no holder: $2"
+        echo "$pid"
+}
+
 # Nothing of it is left on the node: no map, no mount, no record, no lock.
 rbd_clean() { # node
-        on "$1" 'test -z "$(ls /sys/bus/rbd/devices)" && ! grep -q rbd /proc/mounts &&
-                test -z "$(ls /run/berth/volumes /run/berth/locks 2>/dev/null | grep -v :)"'
+        on "$1" "$guest_looks"'
+                nothing_in /sys/bus/rbd/devices && nowhere rbd /proc/mounts && nothing_in /run/berth/volumes && nothing_in /run/berth/locks'
 }
 
 # The same of rbd-nbd: no device, no process, no unit, no file with a key.
 nbd_clean() { # node
-        on "$1" '! cat /sys/block/nbd*/pid 2>/dev/null && ! pidof rbd-nbd && ! ls -A /run/berth/nbd 2>/dev/null | grep . &&
-                test -z "$(systemctl list-units --all --no-legend "berth-nbd-*")" && ! grep -q /dev/nbd /proc/mounts &&
-                test -z "$(ls /run/berth/volumes /run/berth/locks 2>/dev/null | grep -v :)"'
+        on "$1" "$guest_looks"'
+                for pid in /sys/block/nbd*/pid; do [ ! -e $pid ] || exit 1; done
+                nothing_of pgrep -x rbd-nbd && nothing_in /run/berth/nbd && units=$(systemctl list-units --all --no-legend "berth-nbd-*") &&
+                        [ -z "$units" ] && nowhere /dev/nbd /proc/mounts && nothing_in /run/berth/volumes && nothing_in /run/berth/locks'
 }
 
 nbd_device() { # node, pod: "nbd0"
@@ -132,13 +150,15 @@ BERTH_TEST_RBD_USER=kube BERTH_TEST_RBD_KEY='${key:?}' $5 /var/lab-suites/tests/
         tail -n 40 "$output"
         # a test that skips itself, or a filter that fits nothing, is none
         contains "tests were run" 'Passing: 1 ' "$(sed 's/\x1b\[[0-9;]*m//g' "$output")"
-        refused "something is left" on "$1" 'ls /sys/bus/rbd/devices | grep . || grep -e " ceph " /proc/keys || grep rbd /proc/mounts'
+        check "nothing is left" on "$1" "$guest_looks"'
+                nothing_in /sys/bus/rbd/devices && nowhere " ceph " /proc/keys && nowhere rbd /proc/mounts'
 }
 
 # As the cluster tells it.
 rbd_nobody_watches() {
-        local name
-        for name in $(admin rbd ls kube); do
-                refused "a watcher of $name" --with '' eval "admin rbd status kube/$name | grep watcher="
+        local name names
+        names=$(admin rbd ls kube)
+        for name in $names; do
+                contains "watchers of $name" none "$(admin rbd status "kube/$name")"
         done
 }

@@ -25,16 +25,25 @@
 #   ceph_up                         a real Ceph on the host's side (tests/lab/ceph), for nodes on the bridge lab0 at 10.90.0.254
 #   ceph_get NAME                   what its ready file tells: mon_v1, fsid, kube_key, conf, ...
 #   ceph_signal STOP|CONT mon|osd   an outage, and its end
+#   journal_of NAME ARGUMENT...     journalctl's output, with all that was logged until now
+#   room NAME                       seconds to add to a limit for a guest that is slow, as slow as a call of berthctl shows it to be
 #   wait_for SECONDS COMMAND...     repeats it until it succeeds; it costs nothing to give it time for a busy machine
 #   check WHAT COMMAND...           fails the case, saying WHAT, unless it succeeds
-#   refused WHAT [--with TEXT] COMMAND...   fails the case unless it fails (and prints TEXT)
+#   refused WHAT [--with TEXT | --status N] COMMAND...      fails the case unless it fails with status 1 (with any, and prints TEXT; with N).
+#                                   What could not be run, was ended for its time, or found no guest was not refused
 #   equal WHAT EXPECTED SEEN        fails the case unless both are the same
+#   differ WHAT ONE OTHER           fails the case unless they are not
 #   contains WHAT TEXT SEEN         fails the case unless SEEN contains TEXT
+#   lacks WHAT TEXT SEEN            fails the case unless there is something in SEEN, and no TEXT
+#   absent WHAT NAME LINE GREP_ARGUMENT...  fails the case unless LINE prints something in the guest, and grep finds none of it
+#   absent_in WHAT NAME GREP_ARGUMENT...    fails the case unless grep finds nothing in files of the guest, which have to be there
+#   not_mounted WHAT NAME TARGET    fails the case if there is a mount at it
 #   core_expected PATTERN           cores of programs of this name are no failure ("berthd"); otherwise any core is
 #   say TEXT                        a line for the case's log
 #
 # In a node /host is $case_dir/NAME/host, read-write, and /build what "meson install" installs. An unexpected status of
-# any command ends the case (set -e).
+# any command ends the case (set -e); of one in "$(...)" as an argument, which bash itself lets pass, a mark in its output
+# tells those functions that look at it. As an operand of [[ ]] or (( )) it is not seen: assign it to a variable first.
 
 : "${image:?}" "${build_dir:?}" "${case_dir:?}" "${source_dir:?}" "${case_file:?}"
 # shellcheck source=/dev/null
@@ -42,6 +51,8 @@ source "$source_dir/tests/lab/guest/machine.sh"
 guest_tools=$source_dir/tests/lab/guest
 expected_cores=()
 nodes=()
+case_complete=0 # past its last line
+case_told=0     # why it fails
 
 say() {
         printf '%s\n' "# $*"
@@ -60,8 +71,36 @@ case_line() {
 }
 
 fail() {
-        printf 'FAILED: %s: %s\n' "$(case_line)" "$*"
+        printf 'FAILED: %s: %s\n' "$(case_line)" "$*" >&2
+        mark_failure 1
+        case_told=1
         exit 1
+}
+
+failure_mark=$'\n<a command failed: status '
+
+# In a command substitution, whose standard output is a pipe: what is printed is not all there should have been.
+mark_failure() { # status
+        ((BASH_SUBSHELL == 0)) || [[ ! -p /dev/stdout ]] || printf '%s%s>' "$failure_mark" "$1"
+}
+
+# The trap on ERR. What fails in a subshell may be expected by its parent, and is the case's failure only if that says so.
+command_failed() { # its status, the command
+        local word=FAILED
+        ((BASH_SUBSHELL == 0)) || word='# failed'
+        echo "$word: $(case_line): status $1: $2" >&2
+        mark_failure "$1"
+        case_told=1
+        exit "$1"
+}
+
+# Arguments that a failed command has printed.
+whole() { # what, arguments
+        local what=$1 argument
+        shift
+        for argument; do
+                [[ $argument != *"$failure_mark"* ]] || fail "$what: what is looked at could not be had: $argument"
+        done
 }
 
 # A look into a guest takes it a tenth of a second of a processor: the longer it has been waited for, the rarer they become.
@@ -82,29 +121,80 @@ wait_for() { # seconds, command
 check() {
         local what=$1 status=0
         shift
+        whole "$what" "$@"
         "$@" || status=$?
         ((status == 0)) || fail "$what (exit status $status: $*)"
 }
 
 refused() {
-        local what=$1 text='' output
+        local what=$1 text='' expected=1 output status=0
         shift
-        if [[ $1 == --with ]]; then
-                text=$2
-                shift 2
-        fi
-        if output=$("$@" 2>&1); then
-                fail "$what: was not refused: $* printed: $output"
+        case $1 in
+        --with) text=$2 expected='' ;;
+        --status) expected=$2 ;;
+        esac
+        [[ $1 != --* ]] || shift 2
+        whole "$what" "$@"
+        output=$("$@" 2>&1) || status=$?
+        ((status != 0)) || fail "$what: was not refused: $* printed: $output"
+        # 124: its time, or the guest does not answer; 125: no guest; 126, 127: no such program; above: a signal
+        if [[ -n $expected ]]; then
+                ((status == expected)) || fail "$what: no refusal, but status $status: $* printed: $output"
+        else
+                ((status < 124)) || fail "$what: no refusal, but status $status: $* printed: $output"
         fi
         [[ $output == *"$text"* ]] || fail "$what: refused, but without '$text': $output"
 }
 
 equal() {
+        whole "$@"
         [[ $2 == "$3" ]] || fail "$1: expected '$2', seen '$3'"
 }
 
+differ() {
+        whole "$@"
+        [[ $2 != "$3" ]] || fail "$1: '$2' as before"
+}
+
 contains() {
+        whole "$@"
         [[ $3 == *"$2"* ]] || fail "$1: '$2' is not in: $3"
+}
+
+lacks() {
+        whole "$@"
+        [[ -n $3 ]] || fail "$1: there is nothing to look at"
+        [[ $3 != *"$2"* ]] || fail "$1: '$2' is in: $3"
+}
+
+absent() { # what, node, line, arguments of grep
+        local what=$1 node=$2 line=$3 status=0 found
+        shift 3
+        found=$(on "$node" "set -o pipefail; ($line) >/run/lab-looked-at || exit 3
+                [ -s /run/lab-looked-at ] || exit 4
+                grep $(printf '%q ' "$@") /run/lab-looked-at; status=\$?; rm /run/lab-looked-at; exit \$status" 2>&1) || status=$?
+        case $status in
+        0) fail "$what: found: $found" ;;
+        1) ;;
+        3) fail "$what: cannot be looked at: $line: $found" ;;
+        4) fail "$what: there is nothing to look at: $line: $found" ;;
+        *) fail "$what: status $status: $found" ;;
+        esac
+}
+
+absent_in() { # what, node, arguments of grep, with files
+        local what=$1 node=$2
+        shift 2
+        # a file that goes away while grep reads its directory is no reason to fail
+        refused "$what" on "$node" "for try in 1 2 3 4 5; do
+                grep $(printf '%q ' "$@"); status=\$?
+                [ \$status = 2 ] || break
+        done
+        exit \$status"
+}
+
+not_mounted() { # what, node, target
+        refused "$1" on "$2" "grep -F ' $3 ' /proc/self/mountinfo"
 }
 
 core_expected() {
@@ -276,6 +366,19 @@ node_start_berthd() {
         check "berthd answers on $name" on "$name" berthctl version
 }
 
+journal_of() {
+        local name=$1
+        shift
+        on "$name" journalctl --quiet --sync
+        on "$name" journalctl --no-pager "$@"
+}
+
+room() {
+        local start=${EPOCHREALTIME/[.,]/}
+        on "$1" berthctl version >/dev/null 2>&1 || :
+        echo $((5 + 30 * (${EPOCHREALTIME/[.,]/} - start) / 1000000))
+}
+
 # Options, then the node, then the command; one word is a line for bash.
 on() {
         local options=(-t 120) name
@@ -411,6 +514,11 @@ tell_cpu_time() {
 case_end() {
         local status=$? cores=''
         { set +x; } 2>/dev/null
+        # bash ends for some errors, such as an unset variable, without the trap on ERR; by "exit" it ends with any status
+        if ((!case_complete && !case_told)); then
+                echo "FAILED: ended before its last line, with status $status"
+                status=$((status ? status : 1))
+        fi
         trap '' TERM
         trap - EXIT ERR
         set +e
