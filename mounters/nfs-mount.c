@@ -358,6 +358,29 @@ int nfs_mount_find(const char *path, NfsMount *ret)
         return -ENOENT;
 }
 
+/* The root is shown as "/" for all; what tells them apart is the source, which goes on with the directory. */
+int nfs_mount_list_directories(const char *path, char ***ret)
+{
+        _cleanup_(table_done) MountTable t = {};
+        _cleanup_strv_ char **list = NULL;
+        struct libmnt_fs *fs, *at = NULL;
+        int r = table_read(&t);
+
+        if (r < 0)
+                return r;
+        while (!at && mnt_table_next_fs(t.table, t.iterator, &fs) == 0)
+                if (str_equal(mnt_fs_get_target(fs), path))
+                        at = fs;
+        mnt_reset_iter(t.iterator, MNT_ITER_FORWARD);
+        while (r >= 0 && at && mnt_table_next_fs(t.table, t.iterator, &fs) == 0)
+                if (mnt_fs_get_devno(fs) == mnt_fs_get_devno(at) && !str_equal(mnt_fs_get_source(fs), mnt_fs_get_source(at)) &&
+                    mnt_fs_get_target(fs))
+                        r = strv_append(&list, mnt_fs_get_target(fs));
+        if (r >= 0)
+                *ret = TAKE_PTR(list);
+        return r < 0 ? r : 0;
+}
+
 bool nfs_superblock_exists(dev_t device)
 {
         _cleanup_fclose_ FILE *f = fopen("/proc/fs/nfsfs/volumes", "re");

@@ -34,5 +34,9 @@ int nfs_mount_find(const char *path, NfsMount *ret);
  * Helper. */
 int nfs_mount_list(const char *directory, NfsMount **ret, size_t *ret_n);
 
+/* Where directories below the export are mounted that is mounted at the path: the targets of its superblock with another source.
+ * *ret is freed by the caller, with strv_free(). Helper. */
+int nfs_mount_list_directories(const char *path, char ***ret);
+
 /* Whether the kernel still has the superblock, mounted somewhere or not, by /proc/fs/nfsfs/volumes. */
 bool nfs_superblock_exists(dev_t device);

@@ -145,16 +145,60 @@ static int nfs_stage(Mounter *m, const MounterVolume *v, MounterResult *r, Error
 typedef struct PublishJob {
         const MounterVolume *volume;
         NfsSource source;
+        Target target;
+        bool target_stale;
         int tree_fd;
         Error error;
 } PublishJob;
 
-/* What has to ask the server: that the stage is not stale, and where the directory is. */
+static void publish_job_free(PublishJob *j)
+{
+        nfs_source_done(&j->source);
+        target_done(&j->target);
+        error_done(&j->error);
+        free(j);
+}
+
+/* Whether the server has forgotten the directory that is mounted there. Asks it. */
+static bool target_is_stale(const Target *t)
+{
+        struct statx sx;
+        _cleanup_close_ int fd = target_open(t, NULL);
+        if (fd < 0)
+                return fd == -ESTALE;
+
+        return statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC | AT_NO_AUTOMOUNT, STATX_BASIC_STATS, &sx) < 0 &&
+               errno == ESTALE;
+}
+
+/* What has to ask the server: that neither the stage nor what the target shows is stale, and where the directory is. */
 static int publish_look(void *argument)
 {
         PublishJob *j = argument;
+        int r = nfs_subdir_clone(j->volume->staging_path, &j->source, &j->tree_fd, &j->error);
 
-        return nfs_subdir_clone(j->volume->staging_path, &j->source, &j->tree_fd, &j->error);
+        j->target_stale = r >= 0 && target_is_stale(&j->target);
+        return r;
+}
+
+/*
+ * The pod's directory was removed on the server, and what bears its name now takes its place. Who stands in the old one keeps it.
+ * If this does not help the publish finds the target occupied, and says so.
+ */
+static void target_clear(const PublishJob *j)
+{
+        _cleanup_nfs_mount_ NfsMount stage = {}, found = {};
+        const char *name = NULL;
+
+        if (nfs_mount_find(j->volume->staging_path, &stage) < 0 || nfs_mount_find(j->target.path, &found) < 0 ||
+            found.device != stage.device)
+                return;
+        _cleanup_close_ int parent_fd = target_open_parent(&j->target, &name, NULL);
+        if (parent_fd < 0 || fchdir(parent_fd) < 0)
+                return;
+        bool cleared = umount2(name, UMOUNT_NOFOLLOW | MNT_DETACH) >= 0;
+        if (chdir("/") >= 0 && cleared)
+                log_info("Target %s showed a directory that its server has forgotten; it is mounted anew", j->target.path);
 }
 
 /* Nobody uses the stage, and what it waits for is not where its server is now: there is nothing to wait for. */
@@ -213,8 +257,10 @@ static int nfs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Err
         PublishJob *j = calloc(1, sizeof(*j));
         if (!j)
                 return error_oom(err);
-        *j = (PublishJob){.volume = v, .source = NFS_SOURCE_INIT, .tree_fd = -EBADF};
+        *j = (PublishJob){.volume = v, .source = NFS_SOURCE_INIT, .target = TARGET_INIT, .tree_fd = -EBADF};
         k = nfs_source_parse(&v->source, v->mount_options, &m->settings, &j->source, err);
+        if (k >= 0)
+                k = target_parse(v->target, &m->settings, &j->target, err);
         if (k >= 0) {
                 k = bounded_call(m, m->settings.nfs_preflight_timeout_usec, publish_look, j, &result);
                 if (k == -ETIMEDOUT) /* the thread still has j */
@@ -225,9 +271,9 @@ static int nfs_publish(Mounter *m, const MounterVolume *v, MounterResult *r, Err
                         k = publish_judge(m, v, j, result, r, err);
         }
         _cleanup_close_ int tree_fd = j->tree_fd;
-        nfs_source_done(&j->source);
-        error_done(&j->error);
-        free(j);
+        if (j->target_stale)
+                target_clear(j);
+        publish_job_free(j);
         return k < 0 || r->next ? k : fs_publish_tree(m, v, tree_fd, FS_STORAGE_SERVER, r, err);
 }
 
@@ -323,10 +369,22 @@ static int nfs_detach(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
 
 typedef struct LookJob {
         char *path;
+        Target *targets; /* what pods were given of it, to be looked at too */
+        size_t n_targets;
+        size_t stale; /* the first of them that is; n_targets: none */
         struct statvfs usage;
 } LookJob;
 
-/* The root's attributes from the server, not from memory; then how full it is. */
+static void look_job_free(LookJob *j)
+{
+        for (size_t i = 0; i < j->n_targets; i++)
+                target_done(&j->targets[i]);
+        free(j->targets);
+        free(j->path);
+        free(j);
+}
+
+/* The root's attributes from the server, not from memory; then how full it is, and what was given to pods. */
 static int look_run(void *argument)
 {
         LookJob *j = argument;
@@ -336,45 +394,81 @@ static int look_run(void *argument)
                   STATX_BASIC_STATS, &sx) < 0 ||
             statvfs(j->path, &j->usage) < 0)
                 return -errno;
+        for (j->stale = 0; j->stale < j->n_targets && !target_is_stale(&j->targets[j->stale]);)
+                j->stale++;
         return 0;
 }
 
-/* 0 or what is wrong with the mount, negative errno; or the server does not answer: then *err is set and the
- * result -ETIMEDOUT. */
-static int look(Mounter *m, const MounterVolume *v, struct statvfs *ret, Error *err)
+/* What has no target's name is none of berth's. */
+static LookJob *look_job_new(const Mounter *m, const char *path, char *const *targets)
 {
         LookJob *j = calloc(1, sizeof(*j));
+        size_t n = strv_length(targets);
+
+        if (!j)
+                return NULL;
+        *j = (LookJob){.path = strdup(path), .targets = calloc(n + 1, sizeof(Target))};
+        if (!j->path || !j->targets) {
+                look_job_free(j);
+                return NULL;
+        }
+        STRV_FOREACH (t, targets)
+                j->n_targets += target_parse(*t, &m->settings, &j->targets[j->n_targets], NULL) >= 0;
+        return j;
+}
+
+/* What a look at a stage and at targets found out. */
+typedef struct Look {
+        int ailment; /* 0, or what is wrong with the mount, negative errno */
+        char *stale; /* if nothing is: the target whose directory the server has forgotten */
+        struct statvfs usage;
+} Look;
+
+static void look_done(Look *l)
+{
+        free(l->stale);
+}
+
+/* Errors: SERVER_UNREACHABLE if the server does not answer. */
+static int look(Mounter *m, const MounterVolume *v, char *const *targets, Look *ret, Error *err)
+{
+        LookJob *j = look_job_new(m, v->staging_path, targets);
         int result = 0;
 
-        if (!j || !(j->path = strdup(v->staging_path))) {
-                free(j);
+        if (!j)
                 return error_oom(err);
-        }
         int k = bounded_call(m, LOOK_USEC, look_run, j, &result);
-        if (k == -ETIMEDOUT) /* the thread still has j */
+        if (k == -ETIMEDOUT) /* the thread still has it */
                 return server_silent(volume_name(v), err);
-        *ret = j->usage;
-        free(j->path);
-        free(j);
-        if (k < 0)
-                return k;
+        *ret = (Look){.ailment = k < 0 ? k : result, .usage = j->usage};
+        if (ret->ailment >= 0 && j->stale < j->n_targets)
+                ret->stale = TAKE_PTR(j->targets[j->stale].path);
+        look_job_free(j);
         /* so a mount with "soft" says that it has given up waiting; and so does a server that cannot read its disk */
-        if (result == -ETIMEDOUT || (result == -EIO && !server_answers(v->staging_path)))
+        if (ret->ailment == -ETIMEDOUT || (ret->ailment == -EIO && !server_answers(v->staging_path)))
                 return server_silent(volume_name(v), err);
-        return result;
+        return 0;
 }
 
 /* No more than a stale handle is beyond cure: whatever else fails may succeed with the next call, on this mount as on a fresh one. */
-static int ailment_tell(MounterResult *r, int ailment, Error *err)
+static int look_tell(MounterResult *r, const Look *l, Error *err)
 {
-        r->healthy = ailment >= 0;
-        r->corrupted = ailment == -ESTALE;
-        if (ailment >= 0)
+        r->healthy = l->ailment >= 0 && !l->stale;
+        r->corrupted = l->ailment == -ESTALE;
+        if (r->healthy)
                 return 0;
-        const char *text = ailment == -ESTALE ? "the server does not know the mounted directory any more "
-                                                "(stale file handle)"
-                                              : strerror(-ailment);
-        return str_replace(&r->reason, text) < 0 ? error_oom(err) : 0;
+        free(r->reason);
+        int k = l->stale ? asprintf(&r->reason, "the server does not know the directory any more that is mounted at %s (stale "
+                                                "file handle); mounting it again replaces it",
+                                    l->stale)
+                         : asprintf(&r->reason, "%s",
+                                    l->ailment == -ESTALE ? "the server does not know the mounted directory any more "
+                                                            "(stale file handle)"
+                                                          : strerror(-l->ailment));
+        if (k >= 0)
+                return 0;
+        r->reason = NULL;
+        return error_oom(err);
 }
 
 static bool is_staged(const MounterVolume *v)
@@ -386,27 +480,28 @@ static bool is_staged(const MounterVolume *v)
 
 static int nfs_stats(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
-        struct statvfs st = {};
+        _cleanup_(look_done) Look l = {};
 
         if (!is_staged(v))
                 return error_set(err, ERROR_NOT_FOUND, ENOENT, "Nothing is staged on %s",
                                  str_or(v->staging_path, "(none)"));
-        int ailment = look(m, v, &st, err);
-        if (error_is_set(err))
-                return ailment;
-        r->total_bytes = st.f_blocks * st.f_frsize;
-        r->available_bytes = st.f_bavail * st.f_frsize;
-        r->used_bytes = (st.f_blocks - st.f_bfree) * st.f_frsize;
-        r->total_inodes = st.f_files;
-        r->free_inodes = st.f_ffree;
-        r->used_inodes = st.f_files - st.f_ffree;
-        return ailment_tell(r, ailment, err);
+        int k = look(m, v, (char *[]){v->target, NULL}, &l, err);
+        if (k < 0)
+                return k;
+        r->total_bytes = l.usage.f_blocks * l.usage.f_frsize;
+        r->available_bytes = l.usage.f_bavail * l.usage.f_frsize;
+        r->used_bytes = (l.usage.f_blocks - l.usage.f_bfree) * l.usage.f_frsize;
+        r->total_inodes = l.usage.f_files;
+        r->free_inodes = l.usage.f_ffree;
+        r->used_inodes = l.usage.f_files - l.usage.f_ffree;
+        return look_tell(r, &l, err);
 }
 
 static int nfs_check(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
         const MounterVolume target = {.target = v->target};
-        struct statvfs st = {};
+        _cleanup_(look_done) Look l = {};
+        _cleanup_strv_ char **targets = NULL;
         int k = v->target ? fs_check(m, &target, r, err) : 0;
 
         if (k < 0)
@@ -416,8 +511,12 @@ static int nfs_check(Mounter *m, const MounterVolume *v, MounterResult *r, Error
         r->staged = is_staged(v);
         if (!r->staged)
                 return 0;
-        int ailment = look(m, v, &st, err);
-        return error_is_set(err) ? ailment : ailment_tell(r, ailment, err);
+        /* the others show what the stage shows */
+        k = nfs_mount_list_directories(v->staging_path, &targets);
+        if (k < 0)
+                return error_set(err, ERROR_INTERNAL, k, "Cannot read the mount table: %s", strerror(-k));
+        k = look(m, v, targets, &l, err);
+        return k < 0 ? k : look_tell(r, &l, err);
 }
 
 /*
