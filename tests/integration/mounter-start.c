@@ -63,7 +63,7 @@ static bool were_tried(void *arg)
 }
 
 /* All that were started together hang, and the next is killed: nobody is refused for that. */
-Test(mounter_start, hang_together, .timeout = 120)
+Test(mounter_start, hang_together, .timeout = 180)
 {
         Call calls[N_CALLS];
         char *targets[N_CALLS];
@@ -99,7 +99,7 @@ Test(mounter_start, hang_together, .timeout = 120)
 }
 
 /* None can be had: that is told, soon, each time; and is over when its reason is. */
-Test(mounter_start, end_at_once, .timeout = 120)
+Test(mounter_start, end_at_once, .timeout = 180)
 {
         Fixture f;
 
@@ -137,7 +137,7 @@ static bool none_is_idle(void *arg)
 }
 
 /* No other can be had while one is at work: that one serves those who wait, too. */
-Test(mounter_start, one_is_at_work, .timeout = 120)
+Test(mounter_start, one_is_at_work, .timeout = 180)
 {
         Fixture f;
 
@@ -246,7 +246,7 @@ static bool has_ended(void *arg)
  * All that a mounter has said last, and its end, are found together, as on a busy node when it ends itself right after its answer: it is not
  * asked again. A growing volume tells how far it is before it answers.
  */
-Test(mounter_start, answers_and_ends, .timeout = 120)
+Test(mounter_start, answers_and_ends, .timeout = 180)
 {
         Fixture f;
         int status;
