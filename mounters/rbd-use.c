@@ -274,6 +274,7 @@ static int plan_check(const RbdImage *i, RbdFence fence, const Users *u, char *c
 /*
  * A dead owner of the lock is fenced whatever Fence= says: the kernel or librbd would do so in taking it over. Of a living client of this node, whose lock
  * was left by an unmap that failed, the lock alone is taken: it does not have the image any more, and others, which it may serve, would be fenced with it.
+ * Its watch may be there for a while yet. The kernel, not finding that watch any more, would blocklist its own client, and every volume of the node with it.
  */
 static int plan_make(RbdImage *i, RbdFence fence, const Users *u, char *const *own, Plan *ret, Error *err)
 {
@@ -283,7 +284,7 @@ static int plan_make(RbdImage *i, RbdFence fence, const Users *u, char *const *o
 
         if (r < 0)
                 return r;
-        r = owner_is_dead(i, u, err);
+        r = owner && strv_contains(own, owner) ? 1 : owner_is_dead(i, u, err);
         if (r < 0)
                 return r;
         p.lock = r > 0 || (owner && strv_contains(u->others, owner));

@@ -677,6 +677,32 @@ Test(rbd_image, a_writer_elsewhere_is_seen_and_named)
         }
 }
 
+/* Its unmap was ended before the OSDs answered: its watch is there for a while yet, and it serves other images. Only the lock goes. */
+Test(rbd_image, a_lock_left_by_a_client_of_this_node_is_taken)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        _cleanup_rbd_locker_ RbdLocker before = {}, after = {};
+        RbdImage i = RBD_IMAGE_INIT;
+        Writer w;
+        Node n;
+
+        image_create("left", "16M", "layering,exclusive-lock");
+        node_start(&n, "left");
+        writer_start(&w, "left");
+        char *own[] = { w.address, NULL };
+        image_open(&n, &i);
+        cr_assert_eq(rbd_image_locker(&i, &before, &err), 0, "%s", err.text);
+        cr_assert_str_eq(before.address, w.address);
+        cr_assert_eq(claim(&i, RBD_FENCE_NEVER, own, &err), 0, "%s", err.text);
+        cr_assert_eq(rbd_image_locker(&i, &after, &err), 0, "%s", err.text);
+        cr_assert_null(after.client, "%s has the lock still, which its own kernel would fence it for", after.address);
+        cr_assert_eq(ceph_blocklisted_until(&ceph, w.address), 0, "it was fenced");
+        cr_assert_eq(rbd_write(w.image, 0, 5, "still"), 5, "it was fenced");
+        rbd_image_done(&i);
+        writer_stop(&w);
+        node_stop(&n);
+}
+
 Test(rbd_image, a_lock_of_a_person_counts)
 {
         _cleanup_error_ Error err = ERROR_INIT;
