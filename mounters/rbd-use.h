@@ -23,6 +23,7 @@ RbdFence rbd_fence_from_string(const char *s);
 /*
  * Before a map for writing: IN_USE, naming the holders, unless nobody else has the image open; with Fence= they are fenced instead. own: addresses of
  * this node's clients (strv). A dead owner of the exclusive lock is fenced in any case, and the lock taken from it: nobody could have it otherwise.
+ * A lock that one of own has left is taken without fencing it: call this only for an image that none of own has mapped.
  * *ret_noted: the note of who wrote last, as it was before (NULL: none).
  */
 int rbd_use_claim(RbdImage *i, RbdFence fence, char *const *own, char **ret_noted, Error *err);
