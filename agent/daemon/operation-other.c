@@ -106,6 +106,27 @@ static void advance_force_detach(Operation *op)
                      step_to_string(v->holder->step));
 }
 
+int operation_still_meant(const Operation *op, Error *err)
+{
+        const Volume *v = operation_subject(op);
+
+        switch (op->type) {
+        case OPERATION_STATS:
+                return v ? 1
+                         : error_set(err, ERROR_NOT_FOUND, ENOENT, "No volume of berth is mounted at %s any more",
+                                     str_or(op->target, ""));
+        case OPERATION_CHECK:
+                return v != NULL;
+        case OPERATION_FORCE_DETACH:
+                if (!v || op->volume || (v->holder && holder_gives_way(v)))
+                        return v != NULL;
+                return error_set(err, ERROR_BUSY, EBUSY,
+                                 "Volume %s was given back, and may be in use again; look at it before asking again", v->key);
+        default:
+                return 1;
+        }
+}
+
 static void advance_check(Operation *op)
 {
         const Volume *v = volume_find(op->manager, op->key);

@@ -376,20 +376,22 @@ static int enter_group(Operation *op, Error *err)
 static void operation_try_step(Operation *op)
 {
         _cleanup_error_ Error err = ERROR_INIT;
-        int r = enter_group(op, &err);
+        int r = operation_still_meant(op, &err);
 
+        if (r == 0) {
+                op->done = true;
+                operation_finish(op);
+                return;
+        }
+        if (r > 0)
+                r = enter_group(op, &err);
         if (r <= 0) {
                 if (r < 0)
                         operation_fail(op, &err);
                 return;
         }
         if (!op->mounter) {
-                const char *kind = operation_kind(op);
-
-                /* Stats holds no lock: on a repeat after its mounter's death the volume may have been unmounted */
-                r = kind ? pool_acquire(op->manager, kind, op, &err)
-                         : error_set(&err, ERROR_NOT_FOUND, ENOENT,
-                                     "No volume of berth is mounted at %s any more", str_or(op->target, ""));
+                r = pool_acquire(op->manager, operation_kind(op), op, &err);
                 if (r < 0)
                         operation_fail(op, &err);
                 return;

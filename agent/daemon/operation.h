@@ -166,6 +166,11 @@ void operation_advance_mount(Operation *op);
 void operation_advance_unmount(Operation *op);
 void operation_advance_cleanup(Operation *op);
 void operation_advance_other(Operation *op);
+/*
+ * Before a step of an operation that may hold no lock is called, and each time that is repeated: whether its volume is still there, and as it has to be. 1:
+ * so it is, and of whatever holds its lock; 0: it is gone, so nothing is left to do; a negative errno: ERR tells.
+ */
+int operation_still_meant(const Operation *op, Error *err);
 /* A Check or Scan is over: what it found, if anything, goes where it belongs. Before its volume and name are freed. */
 void operation_conclude_look(Operation *op);
 /* Its time is up, and its mounter may never end: others need not wait for that. */
