@@ -27,12 +27,8 @@ set -euo pipefail
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 lab=/var/lab-nfs
 shopt -s inherit_errexit
-# For each superblock, three a mount, udev has nfsrahead search the mount table: under emulation that takes three quarters of all processor time.
-if [[ ! -L /etc/udev/rules.d/99-nfs.rules ]]; then
-        mkdir -p /etc/udev/rules.d
-        ln -s /dev/null /etc/udev/rules.d/99-nfs.rules
-        udevadm control --reload
-fi
+# For each superblock, three a mount, udev forks a worker: a seventh of all processor time, for nothing that NFS needs.
+systemctl stop systemd-udevd-control.socket systemd-udevd-kernel.socket systemd-udevd
 
 # Status 99, wherever it happens: of a failure of the test itself, which no "refused" takes for one of what it looks at.
 fail() {
@@ -191,7 +187,7 @@ link_heal() {
 target() {
         local dir
         dir=/var/lib/kubelet/pods/00000000-0000-0000-0000-$(printf %012d "$1")/volumes/berth~nfs/$2
-        mkdir -p "$dir"
+        [[ -d $dir ]] || mkdir -p "$dir"
         echo "$dir"
 }
 
