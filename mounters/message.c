@@ -19,6 +19,7 @@ typedef enum FieldType {
         FIELD_BYTES,  /* ay, char * */
         FIELD_STRMAP, /* a{ss} */
         FIELD_STRV,   /* as */
+        FIELD_BYTES_LIST, /* aay, char **; nothing if it is NULL */
         FIELD_BOOL,   /* b */
         FIELD_NUMBER, /* t, uint64_t or dev_t */
         FIELD_SHORT,  /* u, unsigned */
@@ -28,7 +29,7 @@ typedef enum FieldType {
 static const char *const field_signatures[] = {
         [FIELD_STRING] = "s", [FIELD_TEXT] = "s", [FIELD_BYTES] = "ay", [FIELD_STRMAP] = "a{ss}",
         [FIELD_STRV] = "as",  [FIELD_BOOL] = "b", [FIELD_NUMBER] = "t", [FIELD_SHORT] = "u",
-        [FIELD_DEVICES] = "aa{sv}",
+        [FIELD_DEVICES] = "aa{sv}", [FIELD_BYTES_LIST] = "aay",
 };
 
 static const struct RequestField {
@@ -82,6 +83,7 @@ static const struct {
         { "published", FIELD_BOOL, offsetof(MounterResult, published), ANSWER_PRESENCE },
         { "healthy", FIELD_BOOL, offsetof(MounterResult, healthy), ANSWER_HEALTH },
         { "corrupted", FIELD_BOOL, offsetof(MounterResult, corrupted), ANSWER_PRESENCE },
+        { "staleTargets", FIELD_BYTES_LIST, offsetof(MounterResult, stale_targets), ANSWER_PRESENCE },
         { "devices", FIELD_DEVICES, offsetof(MounterResult, devices), ANSWER_DEVICES },
         { "holders", FIELD_STRV, offsetof(MounterResult, holders), ANSWER_HOLDERS },
         { "reason", FIELD_STRING, offsetof(MounterResult, reason), ANSWER_HEALTH },
@@ -116,6 +118,7 @@ void mounter_result_done(MounterResult *r)
         free(r->uuid);
         free(r->reason);
         strv_free(r->holders);
+        strv_free(r->stale_targets);
         for (size_t i = 0; i < r->n_devices; i++) {
                 free(r->devices[i].key);
                 free(r->devices[i].identity);
@@ -158,6 +161,7 @@ static int field_read(const struct RequestField *f, sd_bus_message *msg, void *f
         case FIELD_TEXT:
         case FIELD_SHORT:
         case FIELD_DEVICES:
+        case FIELD_BYTES_LIST:
                 break;
         }
         return -EINVAL;
@@ -246,6 +250,7 @@ static int devices_write(sd_bus_message *msg, const char *key, const MounterResu
 
 static int field_write(sd_bus_message *msg, const char *key, FieldType type, const void *field)
 {
+        char *const *list;
         const char *s;
 
         switch (type) {
@@ -261,6 +266,9 @@ static int field_write(sd_bus_message *msg, const char *key, FieldType type, con
                 return bus_append_entry(msg, key, "u", *(const unsigned *) field);
         case FIELD_STRV:
                 return bus_append_entry_strv(msg, key, *(char *const *const *) field);
+        case FIELD_BYTES_LIST:
+                list = *(char *const *const *) field;
+                return list ? bus_append_entry_bytes_list(msg, key, list) : 0;
         case FIELD_BYTES:
         case FIELD_STRMAP:
         case FIELD_DEVICES:

@@ -72,6 +72,7 @@ typedef struct MounterResult {
         bool attached, staged, published; /* Check */
         bool healthy;                     /* Check, Stats */
         bool corrupted;                   /* Check: beyond use, only a fresh mount helps */
+        char **stale_targets;             /* Check: what they show is gone; the stage is sound. At most REQUEST_OPTIONS_MAX */
         char *reason;                     /* why not healthy */
         MounterDevice *devices;           /* Scan; free(3)able array with its strings */
         size_t n_devices;

@@ -32,6 +32,7 @@
 #include "mounters/nfs-preflight.h"
 #include "mounters/nfs-source.h"
 #include "mounters/nfs-subdir.h"
+#include "protocol/names.h"
 
 #define PING_USEC (1000 * UINT64_C(1000))
 #define LOOK_USEC (3000 * UINT64_C(1000))
@@ -371,7 +372,7 @@ typedef struct LookJob {
         char *path;
         Target *targets; /* what pods were given of it, to be looked at too */
         size_t n_targets;
-        size_t stale; /* the first of them that is; n_targets: none */
+        char **stale; /* those of them that are */
         struct statvfs usage;
 } LookJob;
 
@@ -380,6 +381,7 @@ static void look_job_free(LookJob *j)
         for (size_t i = 0; i < j->n_targets; i++)
                 target_done(&j->targets[i]);
         free(j->targets);
+        strv_free(j->stale);
         free(j->path);
         free(j);
 }
@@ -389,14 +391,16 @@ static int look_run(void *argument)
 {
         LookJob *j = argument;
         struct statx sx;
+        int r = 0;
 
         if (statx(AT_FDCWD, j->path, AT_STATX_FORCE_SYNC | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT,
                   STATX_BASIC_STATS, &sx) < 0 ||
             statvfs(j->path, &j->usage) < 0)
                 return -errno;
-        for (j->stale = 0; j->stale < j->n_targets && !target_is_stale(&j->targets[j->stale]);)
-                j->stale++;
-        return 0;
+        for (size_t i = 0; i < j->n_targets && r >= 0 && strv_length(j->stale) < REQUEST_OPTIONS_MAX; i++)
+                if (target_is_stale(&j->targets[i]))
+                        r = strv_append(&j->stale, j->targets[i].path);
+        return r < 0 ? r : 0;
 }
 
 /* What has no target's name is none of berth's. */
@@ -420,13 +424,13 @@ static LookJob *look_job_new(const Mounter *m, const char *path, char *const *ta
 /* What a look at a stage and at targets found out. */
 typedef struct Look {
         int ailment; /* 0, or what is wrong with the mount, negative errno */
-        char *stale; /* if nothing is: the target whose directory the server has forgotten */
+        char **stale; /* if nothing is: the targets whose directory the server has forgotten */
         struct statvfs usage;
 } Look;
 
 static void look_done(Look *l)
 {
-        free(l->stale);
+        strv_free(l->stale);
 }
 
 /* Errors: SERVER_UNREACHABLE if the server does not answer. */
@@ -441,8 +445,8 @@ static int look(Mounter *m, const MounterVolume *v, char *const *targets, Look *
         if (k == -ETIMEDOUT) /* the thread still has it */
                 return server_silent(volume_name(v), err);
         *ret = (Look){.ailment = k < 0 ? k : result, .usage = j->usage};
-        if (ret->ailment >= 0 && j->stale < j->n_targets)
-                ret->stale = TAKE_PTR(j->targets[j->stale].path);
+        if (ret->ailment >= 0)
+                ret->stale = TAKE_PTR(j->stale);
         look_job_free(j);
         /* so a mount with "soft" says that it has given up waiting; and so does a server that cannot read its disk */
         if (ret->ailment == -ETIMEDOUT || (ret->ailment == -EIO && !server_answers(v->staging_path)))
@@ -460,7 +464,7 @@ static int look_tell(MounterResult *r, const Look *l, Error *err)
         free(r->reason);
         int k = l->stale ? asprintf(&r->reason, "the server does not know the directory any more that is mounted at %s (stale "
                                                 "file handle); mounting it again replaces it",
-                                    l->stale)
+                                    l->stale[0])
                          : asprintf(&r->reason, "%s",
                                     l->ailment == -ESTALE ? "the server does not know the mounted directory any more "
                                                             "(stale file handle)"
@@ -516,7 +520,10 @@ static int nfs_check(Mounter *m, const MounterVolume *v, MounterResult *r, Error
         if (k < 0)
                 return error_set(err, ERROR_INTERNAL, k, "Cannot read the mount table: %s", strerror(-k));
         k = look(m, v, targets, &l, err);
-        return k < 0 ? k : look_tell(r, &l, err);
+        if (k >= 0)
+                k = look_tell(r, &l, err);
+        r->stale_targets = TAKE_PTR(l.stale);
+        return k;
 }
 
 /*

@@ -91,6 +91,7 @@ static int append_answer(const Operation *op, sd_bus_message *m)
         case OPERATION_DETACH:
         case OPERATION_FORGET:
         case OPERATION_CLEANUP:
+        case OPERATION_REPUBLISH:
         case OPERATION_CHECK:
         case OPERATION_SCAN:
         case _OPERATION_TYPE_MAX:

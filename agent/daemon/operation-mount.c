@@ -282,6 +282,49 @@ static void advance_publish(Operation *op)
                 operation_run_step(op, STEP_PUBLISH);
 }
 
+/*
+ * What is at a target is stale, and is replaced as a repeat of its Mount would do it. Nothing is made for it on the storage, and nothing
+ * is begun if the target was unmounted meanwhile.
+ */
+void operation_advance_republish(Operation *op)
+{
+        const Publish *p = publish_find(op->manager, op->target);
+
+        if (op->done || !p || !p->sub_dir || (op->volume && (p->volume != op->volume || op->volume->state != VOLUME_STAGED))) {
+                operation_finish(op);
+                return;
+        }
+        if (!op->volume) {
+                operation_lock_volume(op, p->volume);
+                return;
+        }
+        strmap_done(&op->params.source);
+        op->params.read_only = p->read_only;
+        if (strmap_copy(&op->volume->source, &op->params.source) < 0 ||
+            (*p->sub_dir && strmap_set(&op->params.source, publish_options[0], p->sub_dir) < 0))
+                FAIL(op, ERROR_INTERNAL, ENOMEM, "Out of memory");
+        else
+                operation_run_step(op, STEP_PUBLISH);
+}
+
+int operation_begin_republish(Manager *m, const char *target)
+{
+        const Publish *p = publish_find(m, target);
+        Operation *op;
+
+        if (!p || operation_is_pending(m, target))
+                return 0;
+        if (operation_new(m, OPERATION_REPUBLISH, &op) < 0)
+                return -ENOMEM;
+        if (str_replace(&op->target, target) < 0 || str_replace(&op->name, target) < 0 ||
+            str_replace(&op->params.driver, p->volume->driver) < 0) {
+                operation_free(op);
+                return -ENOMEM;
+        }
+        operation_submit(op, NULL);
+        return 0;
+}
+
 static void advance_attach(Operation *op)
 {
         Volume *v = op->volume;

@@ -140,9 +140,12 @@ static void advance_check(Operation *op)
 static void conclude_check(Operation *op)
 {
         Volume *v = volume_find(op->manager, op->key);
+        Publish *p;
 
         if (!v || v->state != VOLUME_STAGED)
                 return;
+        TAILQ_FOREACH(p, &v->publishes, of_volume)
+                p->stale = op->done && strv_contains(op->result.stale_targets, p->target);
         if (!op->done) {
                 v->health = VOLUME_HEALTH_UNKNOWN;
                 (void) str_replace(&v->health_reason, op->error.text);

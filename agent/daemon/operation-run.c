@@ -62,7 +62,7 @@ static void operation_fail(Operation *op, Error *err)
                 operation_step_failed(op, step, err->code);
 
         /* Once the target is free, or something else has failed already, giving back storage can wait. */
-        if (op->undoing || op->type == OPERATION_CLEANUP ||
+        if (op->undoing || op->type == OPERATION_CLEANUP || op->type == OPERATION_REPUBLISH ||
             (op->done && (step == STEP_UNSTAGE || step == STEP_DETACH))) {
                 log_debug("%s: %s postponed: %s", operation_type_to_string(op->type), step_to_string(step),
                           str_or(err->text, ""));
@@ -270,7 +270,7 @@ static void params_fill(const Operation *op, StepParams *ret)
                 .detach = op->step == STEP_UNSTAGE && op->releasing && strv_length(v->attachments) == 0,
                 .force = force_is_due(op, v),
         };
-        if (v && (op->type != OPERATION_MOUNT && op->type != OPERATION_ATTACH)) {
+        if (v && op->type != OPERATION_MOUNT && op->type != OPERATION_ATTACH && op->type != OPERATION_REPUBLISH) {
                 ret->fs_type = v->fs_type;
                 ret->read_only = v->stage_read_only;
         }

@@ -104,6 +104,22 @@ static void apply_staged(Operation *op, Volume *v, StepResult *r)
         volume_set_state(v, VOLUME_STAGED);
 }
 
+/* What was stale there is not any more. */
+static void apply_published(Volume *v, Publish *p, const StepResult *r)
+{
+        const Publish *other;
+
+        p->mount_id = r->mount_id;
+        if (!p->stale)
+                return;
+        p->stale = false;
+        TAILQ_FOREACH(other, &v->publishes, of_volume)
+                if (other->stale)
+                        return;
+        v->health = VOLUME_HEALTH_UNKNOWN; /* that was what ailed it */
+        free(TAKE_PTR(v->health_reason));
+}
+
 static void keep_usage(Operation *op)
 {
         Volume *v = operation_subject(op);
@@ -149,12 +165,12 @@ void operation_apply_result(Operation *op, Step step)
                 break;
         case STEP_PUBLISH:
                 p = publish_find(op->manager, op->target);
-                if (r->next) {
+                if (r->next && op->type != OPERATION_REPUBLISH) {
                         apply_unpublished(op, v, p);
                         break;
                 }
-                if (p)
-                        p->mount_id = r->mount_id;
+                if (p && !r->next) /* else it is not only the target: the next Check sees it */
+                        apply_published(v, p, r);
                 op->done = true;
                 break;
         case STEP_UNPUBLISH:
@@ -214,9 +230,11 @@ void operation_step_failed(Operation *op, Step step, ErrorCode code)
          * known, and the steps that undo it are idempotent. A failed publish has been undone by the mounter, unless
          * the mounter itself was lost; then operation_undo() unpublishes first.
          */
+        p = step == STEP_PUBLISH ? publish_find(op->manager, op->target) : NULL;
+        if (p)
+                p->stale = false; /* not tried again before it is looked at again */
         if (step != STEP_PUBLISH || !op->publish_begun || code == ERROR_MOUNTER_DIED || code == ERROR_TIMED_OUT)
                 return;
-        p = publish_find(op->manager, op->target);
         if (p)
                 publish_free(p);
         op->publish_begun = false;

@@ -23,7 +23,7 @@
 static const char *const type_names[_OPERATION_TYPE_MAX] = {
         [OPERATION_MOUNT] = "Mount",   [OPERATION_UNMOUNT] = "Unmount", [OPERATION_ATTACH] = "Attach",
         [OPERATION_DETACH] = "Detach", [OPERATION_EXPAND] = "Expand",   [OPERATION_STATS] = "Stats",
-        [OPERATION_FORGET] = "Forget", [OPERATION_CLEANUP] = "Cleanup",
+        [OPERATION_FORGET] = "Forget", [OPERATION_CLEANUP] = "Cleanup", [OPERATION_REPUBLISH] = "Republish",
         [OPERATION_FENCE] = "Fence", [OPERATION_FORCE_DETACH] = "ForceDetach",
         [OPERATION_CHECK] = "Check",   [OPERATION_SCAN] = "Scan",
 };
@@ -297,6 +297,9 @@ void operation_advance(Operation *op)
         case OPERATION_UNMOUNT:
         case OPERATION_DETACH:
                 operation_advance_unmount(op);
+                break;
+        case OPERATION_REPUBLISH:
+                operation_advance_republish(op);
                 break;
         case OPERATION_CLEANUP:
                 operation_advance_cleanup(op);

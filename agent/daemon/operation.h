@@ -38,6 +38,7 @@ typedef enum OperationType {
         OPERATION_FORCE_DETACH,
         OPERATION_CHECK, /* berthd's own: is its stage healthy? */
         OPERATION_SCAN,  /* berthd's own: which devices are there of a kind? */
+        OPERATION_REPUBLISH, /* berthd's own: mount at its target anew what is stale there */
         OPERATION_CLEANUP, /* berthd's own: unstage and detach what nobody uses */
         _OPERATION_TYPE_MAX,
         _OPERATION_TYPE_INVALID = -EINVAL,
@@ -127,6 +128,8 @@ void operation_submit(Operation *op, sd_bus_message *call);
 /* As if the kubelet had asked for it; nobody waits for the answer. 0 or -ENOMEM. */
 int operation_begin_unmount(Manager *m, const char *target);
 int operation_begin_detach(Manager *m, const char *volume_name);
+/* Mounts anew what is published there; nothing if it is asked for already. 0 or -ENOMEM. */
+int operation_begin_republish(Manager *m, const char *target);
 /* Whether one holds the name (a target, or "name:" and a volumeName), or stands in line for it. */
 bool operation_is_pending(Manager *m, const char *name);
 /* Before operation_submit() only. */
@@ -163,6 +166,7 @@ void operation_finish(Operation *op);
 bool operation_is_awaited(Operation *op);
 
 void operation_advance_mount(Operation *op);
+void operation_advance_republish(Operation *op);
 void operation_advance_unmount(Operation *op);
 void operation_advance_cleanup(Operation *op);
 void operation_advance_other(Operation *op);

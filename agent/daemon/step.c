@@ -243,6 +243,8 @@ static int result_set(const char *key, const char *type, sd_bus_message *m, void
                 return strcmp(type, "aa{sv}") == 0 ? read_devices(m, result) : -EBADMSG;
         if (strcmp(key, "holders") == 0 && !result->holders)
                 return strcmp(type, "as") == 0 ? bus_read_strv(m, &result->holders) : -EBADMSG;
+        if (strcmp(key, "staleTargets") == 0 && !result->stale_targets)
+                return strcmp(type, "aay") == 0 ? bus_read_bytes_list(m, &result->stale_targets) : -EBADMSG;
         return field_set(result_fields, ELEMENTSOF(result_fields), key, type, m, result);
 }
 
@@ -278,6 +280,7 @@ void step_result_done(StepResult *r)
 {
         step_devices_free(r->devices, r->n_devices);
         strv_free(r->holders);
+        strv_free(r->stale_targets);
         free(r->identity);
         free(r->key);
         free(r->group);

@@ -77,6 +77,7 @@ typedef struct StepResult {
         uint32_t layers;
         char **holders; /* Fence */
         bool corrupted; /* Check: not healthy, and beyond use */
+        char **stale_targets; /* Check: what they show is gone */
         StepDevice *devices; /* Scan */
         size_t n_devices;
         VolumeUsage usage; /* Stats */

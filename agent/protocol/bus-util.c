@@ -106,6 +106,33 @@ int bus_append_bytes(sd_bus_message *m, const char *s)
         return sd_bus_message_append_array(m, 'y', s, strlen(s));
 }
 
+int bus_read_bytes_list(sd_bus_message *m, char ***ret)
+{
+        _cleanup_strv_ char **v = NULL;
+        size_t n = 0;
+        int r = sd_bus_message_enter_container(m, 'a', "ay");
+        if (r < 0)
+                return r == -ENXIO ? -EBADMSG : r;
+
+        while ((r = sd_bus_message_at_end(m, 0)) == 0) {
+                _cleanup_free_ char *s = NULL;
+
+                if (n++ >= REQUEST_OPTIONS_MAX)
+                        return -E2BIG;
+                r = bus_read_bytes(m, &s);
+                if (r >= 0)
+                        r = strv_append(&v, s);
+                if (r < 0)
+                        return r;
+        }
+        if (r >= 0)
+                r = sd_bus_message_exit_container(m);
+        if (r < 0)
+                return r;
+        *ret = TAKE_PTR(v);
+        return 0;
+}
+
 static int entry_open(sd_bus_message *m, const char *key, const char *type)
 {
         int r = sd_bus_message_open_container(m, 'e', "sv");
@@ -161,6 +188,20 @@ int bus_append_entry_strv(sd_bus_message *m, const char *key, char *const *v)
         if (r < 0)
                 return r;
         r = sd_bus_message_append_strv(m, (char **) v);
+        return r < 0 ? r : entry_close(m);
+}
+
+int bus_append_entry_bytes_list(sd_bus_message *m, const char *key, char *const *v)
+{
+        int r = entry_open(m, key, "aay");
+
+        if (r >= 0)
+                r = sd_bus_message_open_container(m, 'a', "ay");
+        STRV_FOREACH (s, v)
+                if (r >= 0)
+                        r = bus_append_bytes(m, *s);
+        if (r >= 0)
+                r = sd_bus_message_close_container(m);
         return r < 0 ? r : entry_close(m);
 }
 

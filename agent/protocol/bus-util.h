@@ -28,12 +28,15 @@ int bus_read_strv(sd_bus_message *m, char ***ret);
 /* Byte strings (ay): a path need not be UTF-8. Written without NUL; one trailing NUL is accepted when read. */
 int bus_read_bytes(sd_bus_message *m, char **ret);
 int bus_append_bytes(sd_bus_message *m, const char *s);
+/* Reads aay; an empty array gives NULL. */
+int bus_read_bytes_list(sd_bus_message *m, char ***ret);
 
 /* One entry of an a{sv} that is being written: opens nothing, closes nothing, appends {sv}. */
 int bus_append_entry(sd_bus_message *m, const char *key, const char *type, ...);
 int bus_append_entry_strmap(sd_bus_message *m, const char *key, const StrMap *map);
 int bus_append_entry_bytes(sd_bus_message *m, const char *key, const char *s);
 int bus_append_entry_strv(sd_bus_message *m, const char *key, char *const *v);
+int bus_append_entry_bytes_list(sd_bus_message *m, const char *key, char *const *v);
 
 /*
  * Calls set(key, m, userdata) for each entry of the a{sv} at the message's position, with m entered into

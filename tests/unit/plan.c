@@ -174,6 +174,7 @@ static bool expect_plan(Snapshot *s, const Expected *expected)
 #define ADOPT_PUBLISH(key, target) { PLAN_ADOPT_PUBLISH, key, target, "no record" }
 #define DROP(key, target, why) { PLAN_DROP_PUBLISH, key, target, why }
 #define UNPUBLISH(key, target) { PLAN_UNPUBLISH, key, target, "beyond use" }
+#define REPUBLISH(key, target) { PLAN_REPUBLISH, key, target, "stale file handle" }
 #define CORRECT(key, to, why) { PLAN_CORRECT_STATE, key, NULL, why, .state = to }
 #define MOVED(key, to, why) { PLAN_CORRECT_STATE, key, NULL, why, .state = to, .moved = true }
 #define CLEANUP(key, why) { PLAN_CLEANUP, key, NULL, why }
@@ -934,6 +935,9 @@ static void random_volume(Snapshot *s, unsigned *seed, const char *key, bool *ta
                .at_work = pick(seed, 8) == 0, .attached_by_name = pick(seed, 5) == 0, .cleanup_scheduled = pick(seed, 5) == 0,
                .foreign = pick(seed, 5) == 0, .device = number, .device_present = number != 0 && pick(seed, 4) != 0,
                .health = (VolumeHealth) pick(seed, _VOLUME_HEALTH_MAX));
+        VolumeView *v = &s->volumes[s->n_volumes - 1];
+        for (size_t i = 0; i < v->n_publishes; i++)
+                v->publishes[i].stale = pick(seed, 4) == 0;
 }
 
 static void random_snapshot(Snapshot *s, unsigned *seed)
@@ -1031,6 +1035,26 @@ static const char *adoption_is_wrong(const Snapshot *s, const VolumeView *v, con
         return NULL;
 }
 
+/* Only what is stale, of a volume that is otherwise well: staged, and mounted there. */
+static const char *republish_is_wrong(const Snapshot *s, const VolumeView *v, const Plan *p, const PlanStep *step)
+{
+        bool stale = false, staged_there = false;
+
+        for (size_t i = 0; v && i < v->n_publishes; i++)
+                stale = stale || (v->publishes[i].stale && strcmp(v->publishes[i].target, step->target) == 0);
+        for (size_t i = 0; v && i < s->n_mounts; i++)
+                staged_there = staged_there || str_equal(s->mounts[i].stage, v->key);
+        if (!stale)
+                return "publish of what is not stale";
+        if (v->health == VOLUME_HEALTH_CORRUPTED)
+                return "publish of what is beyond use";
+        if (!staged_there || !mounted_at(s, step->target, v->device))
+                return "publish of what is not staged, or not mounted there";
+        return has_step(p, PLAN_DROP_PUBLISH, v->key, step->target) || has_step(p, PLAN_CLEANUP, v->key, NULL) ?
+                               "publish of what is given up" :
+                               NULL;
+}
+
 /* What is wrong with the step; NULL if nothing is. */
 static const char *step_is_wrong(const Snapshot *s, const Plan *p, const PlanStep *step)
 {
@@ -1052,6 +1076,8 @@ static const char *step_is_wrong(const Snapshot *s, const Plan *p, const PlanSte
                 return v && (v->health == VOLUME_HEALTH_CORRUPTED || !v->device_present) && !number_is_anothers(s, v) ?
                                NULL :
                                "unpublish of a sound volume";
+        case PLAN_REPUBLISH:
+                return republish_is_wrong(s, v, p, step);
         case PLAN_CORRECT_STATE:
                 return v && (v->state != step->state || v->step || step->device) ? NULL : "no correction";
         default:
@@ -1062,7 +1088,7 @@ static const char *step_is_wrong(const Snapshot *s, const Plan *p, const PlanSte
 static void publish_add(VolumeView *v, const char *target)
 {
         v->publishes = grow(v->publishes, v->n_publishes, sizeof(PublishView));
-        v->publishes[v->n_publishes++].target = strdup(target);
+        v->publishes[v->n_publishes++] = (PublishView) { .target = strdup(target) };
 }
 
 static void publish_drop(VolumeView *v, const char *target)
@@ -1135,7 +1161,7 @@ Test(plan, random_snapshots)
                 cr_assert(reconcile_plan(&s, &again) >= 0);
                 _cleanup_free_ char *rest = describe(&again);
                 for (size_t k = 0; k < again.n_steps; k++)
-                        cr_assert(again.steps[k].type == PLAN_REPORT || again.steps[k].type == PLAN_UNPUBLISH,
+                        cr_assert(again.steps[k].type == PLAN_REPORT || again.steps[k].type == PLAN_UNPUBLISH || again.steps[k].type == PLAN_REPUBLISH,
                                   "SEED=%u: it does not come to rest:%s\nand then%s", first + i, all, rest);
         }
         cr_assert_gt(n_steps, N_RANDOM, "the snapshots give too little to do");
@@ -1190,4 +1216,65 @@ Test(plan, servers_stale_and_silent)
         cr_assert(strv_append(&s.silent, "nfs") >= 0);
         healthy(&s, NFS, SUPERBLOCK(50), TARGETS(T1));
         EXPECT_NOTHING(&s);
+}
+
+/* A directory that a pod was given is gone on the server, and perhaps made anew, while its export is well. */
+static void nfs_with_stale_target(Snapshot *s, VolumeHealth health)
+{
+        scanned(s, "nfs");
+        VOLUME(s, TARGETS(T1, T2), .key = NFS, .state = VOLUME_STAGED, .device = SUPERBLOCK(50), .device_present = true, .health = health);
+        s->volumes[0].publishes[1].stale = true;
+        staged(s, NFS, SUPERBLOCK(50));
+        device(s, NFS, SUPERBLOCK(50), OWN);
+        nfs_published(s, T1, SUPERBLOCK(50));
+        nfs_published(s, T2, SUPERBLOCK(50));
+}
+
+Test(plan, stale_target_of_a_sound_stage)
+{
+        Snapshot s = {};
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_DEGRADED);
+        EXPECT(&s, REPUBLISH(NFS, T2));
+}
+
+/* Then the target alone is the least of it. */
+Test(plan, stale_target_of_a_stale_stage)
+{
+        Snapshot s = {};
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_CORRUPTED);
+        EXPECT(&s, UNPUBLISH(NFS, T1), UNPUBLISH(NFS, T2));
+}
+
+Test(plan, stale_target_of_a_volume_at_work)
+{
+        Snapshot s = {};
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_DEGRADED);
+        s.volumes[0].busy = true;
+        EXPECT_NOTHING(&s);
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_DEGRADED);
+        s.volumes[0].at_work = true;
+        s.volumes[0].step = "publish";
+        cr_assert(expect_plan(&s, (const Expected[]) { {} }), "it is looked at again soon");
+}
+
+/* What was unmounted since, or lost its stage, or shows something else by now, is judged by that. */
+Test(plan, stale_target_that_is_none_any_more)
+{
+        Snapshot s = {};
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_DEGRADED);
+        s.mounts[2].device = makedev(8, 1); /* by what they were added as: the stage, T1, T2 */
+        free(s.mounts[2].fs_type);
+        s.mounts[2].fs_type = strdup("ext4");
+        EXPECT(&s, DROP(NFS, T2, "something else"));
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_DEGRADED);
+        s.mounts[0].device = makedev(8, 1);
+        free(s.mounts[0].stage);
+        s.mounts[0].stage = NULL;
+        EXPECT(&s, CORRECT(NFS, VOLUME_UNSTAGING, "not mounted"));
 }

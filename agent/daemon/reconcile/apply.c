@@ -73,6 +73,13 @@ static int unpublish(Manager *m, const PlanStep *s)
         return !v || v->holder ? 0 : operation_begin_unmount(m, s->target);
 }
 
+static int republish(Manager *m, const PlanStep *s)
+{
+        const Volume *v = volume_find(m, s->volume);
+
+        return !v || v->holder ? 0 : operation_begin_republish(m, s->target);
+}
+
 static int clean_up(Volume *v, const PlanStep *s)
 {
         if (v->state == VOLUME_ABSENT) {
@@ -102,6 +109,8 @@ int reconcile_apply(Manager *m, const PlanStep *step)
                 return store_write(v);
         case PLAN_UNPUBLISH:
                 return unpublish(m, step);
+        case PLAN_REPUBLISH:
+                return republish(m, step);
         case PLAN_CORRECT_STATE:
                 if (!v || v->holder)
                         return 0;

@@ -31,6 +31,7 @@ static bool is_over(const PlanStep *s, const char *result)
         case PLAN_DROP_PUBLISH:
                 return strcmp(result, "ok") == 0;
         case PLAN_UNPUBLISH:
+        case PLAN_REPUBLISH:
         case PLAN_CORRECT_STATE:
         case PLAN_CLEANUP:
         case PLAN_REPORT:

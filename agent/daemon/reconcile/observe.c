@@ -217,9 +217,13 @@ static int view_volume(const Volume *v, const Superblocks *superblocks, VolumeVi
         view->publishes = calloc(n ? n : 1, sizeof(PublishView));
         if (!view->publishes)
                 return -ENOMEM;
-        TAILQ_FOREACH(p, &v->publishes, of_volume)
-                if (!(view->publishes[view->n_publishes++].target = strdup(p->target)))
+        TAILQ_FOREACH(p, &v->publishes, of_volume) {
+                PublishView *publish = &view->publishes[view->n_publishes++];
+
+                *publish = (PublishView) { .target = strdup(p->target), .stale = p->stale && p->sub_dir && !v->rebuilt };
+                if (!publish->target)
                         return -ENOMEM;
+        }
         return 0;
 }
 

@@ -19,8 +19,8 @@
 static const char *const type_names[_PLAN_STEP_TYPE_MAX] = {
         [PLAN_ADOPT_VOLUME] = "adopt-volume",   [PLAN_ADOPT_PUBLISH] = "adopt-publish",
         [PLAN_DROP_PUBLISH] = "drop-publish",   [PLAN_UNPUBLISH] = "unpublish",
-        [PLAN_CORRECT_STATE] = "correct-state", [PLAN_CLEANUP] = "cleanup",
-        [PLAN_REPORT] = "report",
+        [PLAN_REPUBLISH] = "republish",         [PLAN_CORRECT_STATE] = "correct-state",
+        [PLAN_CLEANUP] = "cleanup",             [PLAN_REPORT] = "report",
 };
 
 const char *plan_step_type_to_string(PlanStepType t)
@@ -126,6 +126,10 @@ static int plan_publishes(const Snapshot *s, const Index *x, const Entry *e, boo
                         r = plan_add(p, (PlanStep) { .type = PLAN_UNPUBLISH, .volume = v->key, .target = target,
                                                      .reason = "its file system or device is beyond use, and the kubelet takes "
                                                                "a target that looks mounted as it is" });
+                else if (v->publishes[i].stale && e->stage)
+                        r = plan_add(p, (PlanStep) { .type = PLAN_REPUBLISH, .volume = v->key, .target = target,
+                                                     .reason = "its server has forgotten the directory that is mounted there (stale "
+                                                               "file handle), and the kubelet takes a target that looks mounted as it is" });
         }
         return r;
 }

@@ -38,6 +38,7 @@ typedef struct MountView {
 
 typedef struct PublishView {
         char *target;
+        bool stale; /* its mount shows what is gone, and what it should show is known */
 } PublishView;
 
 typedef struct VolumeView {
@@ -72,6 +73,7 @@ typedef enum PlanStepType {
         PLAN_ADOPT_PUBLISH, /* a volume's mount at a target without a record */
         PLAN_DROP_PUBLISH,  /* nothing is mounted at its target any more */
         PLAN_UNPUBLISH,     /* its mount is beyond use: the kubelet has to mount afresh */
+        PLAN_REPUBLISH,     /* its mount is stale and the stage is not: it is mounted anew */
         PLAN_CORRECT_STATE, /* the kernel shows another state than the record */
         PLAN_CLEANUP,       /* nobody uses it: unstage, detach */
         PLAN_REPORT,        /* not berth's own, or not for berth to judge */

@@ -353,6 +353,16 @@ static int on_check_defer(sd_event_source *s, void *userdata)
         return 0;
 }
 
+static bool has_stale_publish(const Volume *v)
+{
+        const Publish *p;
+
+        TAILQ_FOREACH(p, &v->publishes, of_volume)
+                if (p->stale)
+                        return true;
+        return false;
+}
+
 /* From the event loop, so that checks that cannot even begin are so many turns of it, not frames of the stack. */
 void watch_check_done(Manager *m, const char *key, CheckEnd end)
 {
@@ -369,7 +379,7 @@ void watch_check_done(Manager *m, const char *key, CheckEnd end)
                 w->n_checks_stuck--;
                 return;
         }
-        if (v && v->health == VOLUME_HEALTH_CORRUPTED)
+        if (v && (v->health == VOLUME_HEALTH_CORRUPTED || has_stale_publish(v)))
                 watch_look_soon(w);
         if (sd_event_add_defer(m->event, &w->check_defer, on_check_defer, w) < 0)
                 free(TAKE_PTR(w->checked));
