@@ -110,6 +110,7 @@ static void apply_published(Volume *v, Publish *p, const StepResult *r)
         const Publish *other;
 
         p->mount_id = r->mount_id;
+        v->unstage_since_usec = 0; /* it is in use again, and its storage answers */
         if (!p->stale)
                 return;
         p->stale = false;
@@ -219,9 +220,9 @@ void operation_step_failed(Operation *op, Step step, ErrorCode code)
 {
         Publish *p;
 
-        /* The recorded device is not the volume's (any more): the next attach looks for the right one. */
-        if (step == STEP_UNSTAGE && op->volume->unstage_since_usec == 0)
+        if (step == STEP_UNSTAGE && (op->volume->unstage_since_usec == 0 || code == ERROR_BUSY)) /* busy: its storage is not silent */
                 op->volume->unstage_since_usec = now_boottime_usec();
+        /* The recorded device is not the volume's (any more): the next attach looks for the right one. */
         if (code == ERROR_DEVICE_CHANGED && (step == STEP_STAGE || step == STEP_FORMAT))
                 volume_set_state(op->volume, VOLUME_ATTACHING);
 

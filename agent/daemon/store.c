@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "daemon/mounter-pool.h"
 #include "daemon/step.h"
+#include "protocol/client.h"
 #include "protocol/messages.h"
 #include "protocol/names.h"
 
@@ -117,6 +118,8 @@ char *store_serialize(const Volume *v)
         r |= set_string(o, "group", v->group);
         r |= set_string(o, "device", v->device);
         r |= json_object_set_new(o, "deviceNumber", json_integer((json_int_t) v->device_number));
+        if (v->unstage_since_usec > 0)
+                r |= json_object_set_new(o, "unstageSince", json_integer((json_int_t) v->unstage_since_usec));
         r |= set_string(o, "state", volume_state_to_string(v->state));
         r |= set_string(o, "step", str_or(v->step, ""));
         r |= add_lists(o, v);
@@ -265,6 +268,9 @@ static int parse_volume(Volume *v, const Record *o)
         v->rebuilt = json_is_true(field(o, "rebuilt"));
         v->shared = json_is_true(field(o, "shared"));
         v->device_number = (dev_t) json_integer_value(field(o, "deviceNumber"));
+        v->unstage_since_usec = (uint64_t) json_integer_value(field(o, "unstageSince"));
+        if (v->unstage_since_usec > now_boottime_usec())
+                v->unstage_since_usec = 0; /* of no time that has been: it counts anew */
         v->step = step && *step ? step_from_string(step) : NULL;
         v->recorded = true;
         v->state = state; /* not volume_set_state(): nothing changes, this is where it was */

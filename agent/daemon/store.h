@@ -10,6 +10,7 @@
  *      deviceNumber, foreign, rebuilt   as in struct Volume
  *      state, step    the state when it was written, and the step that was about to be made ("" if none)
  *      attachments[]  volumeNames
+ *      unstageSince   microseconds of CLOCK_BOOTTIME, since when unstaging fails; missing if it does not
  *      publishes[]    target (bytes escaped as in base/escape.h), readOnly, podName, podNamespace, podUid, mountId
  *
  * Keys that this version does not know are kept as they are, and a record of another version is left as it is.

@@ -82,7 +82,7 @@ struct Volume {
         bool checking;       /* a Check of it is under way, perhaps without end */
         uint64_t usage_usec; /* CLOCK_BOOTTIME of `usage`; 0: never known */
         VolumeUsage usage;   /* as last told */
-        uint64_t unstage_since_usec; /* since when unstaging fails; 0: it does not */
+        uint64_t unstage_since_usec; /* CLOCK_BOOTTIME, since when unstaging fails and nobody has used it; 0: it does not fail */
 
         Operation *holder;
         struct OperationList waiting;

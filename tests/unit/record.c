@@ -74,3 +74,21 @@ Test(record, names_that_cannot_be)
                 cr_assert(v == NULL && m.volumes == NULL && err.text && *err.text);
         }
 }
+
+/* Counted on across restarts; a time that has not been yet would make it seem to have lasted for ever. */
+Test(record, since_when_unstaging_fails)
+{
+        _cleanup_free_ char *unknown = NULL, *later = NULL;
+        json_t *o = rewritten(RECORD(",\"unstageSince\":12345"), &unknown);
+
+        cr_assert_eq(json_integer_value(json_object_get(o, "unstageSince")), 12345);
+        cr_assert_null(unknown);
+        json_decref(o);
+        o = rewritten(RECORD(",\"unstageSince\":9000000000000000000"), &later);
+        cr_assert_null(json_object_get(o, "unstageSince"));
+        json_decref(o);
+        free(TAKE_PTR(later));
+        o = rewritten(RECORD(",\"unstageSince\":-1"), &later);
+        cr_assert_null(json_object_get(o, "unstageSince"));
+        json_decref(o);
+}

@@ -11,6 +11,7 @@
 #define NFS "nfs-0123456789abcdef0123456789abcdef"
 #define T1 "/pods/1/v"
 #define T2 "/pods/2/v"
+#define LONG_AGO UINT64_C(1)
 
 typedef struct Scene {
         Manager manager;
@@ -38,6 +39,62 @@ static void scene_done(Scene *s)
         while ((p = TAILQ_FIRST(&s->volume->publishes)))
                 publish_free(p);
         volume_free(s->volume);
+}
+
+/* ---- how long unstaging has failed: what was not written is given up after so long ---- */
+
+Test(steps, silence_counts_from_the_first_failure)
+{
+        Scene s;
+
+        scene_init(&s);
+        operation_step_failed(&s.operation, STEP_UNSTAGE, ERROR_SERVER_UNREACHABLE);
+        cr_assert_gt(s.volume->unstage_since_usec, 0);
+        s.volume->unstage_since_usec = LONG_AGO;
+        operation_step_failed(&s.operation, STEP_UNSTAGE, ERROR_SERVER_UNREACHABLE);
+        operation_step_failed(&s.operation, STEP_UNSTAGE, ERROR_TIMED_OUT);
+        operation_step_failed(&s.operation, STEP_UNSTAGE, ERROR_MOUNTER_DIED);
+        operation_step_failed(&s.operation, STEP_STAGE, ERROR_SERVER_UNREACHABLE);
+        operation_step_failed(&s.operation, STEP_PUBLISH, ERROR_SERVER_UNREACHABLE);
+        cr_assert_eq(s.volume->unstage_since_usec, LONG_AGO, "it began anew");
+        scene_done(&s);
+}
+
+Test(steps, what_is_in_use_is_not_silent)
+{
+        Scene s;
+
+        scene_init(&s);
+        s.volume->unstage_since_usec = LONG_AGO;
+        operation_step_failed(&s.operation, STEP_UNSTAGE, ERROR_BUSY);
+        cr_assert_gt(s.volume->unstage_since_usec, LONG_AGO, "a silence that is over counts");
+        scene_done(&s);
+}
+
+/* Else what this pod writes would be given up with the first failure after it. */
+Test(steps, use_ends_the_silence)
+{
+        Scene s;
+
+        scene_init(&s);
+        s.volume->unstage_since_usec = LONG_AGO;
+        operation_apply_result(&s.operation, STEP_PUBLISH);
+        cr_assert_eq(s.volume->unstage_since_usec, 0);
+        scene_done(&s);
+
+        scene_init(&s);
+        s.volume->unstage_since_usec = LONG_AGO;
+        operation_apply_result(&s.operation, STEP_STAGE);
+        cr_assert_eq(s.volume->unstage_since_usec, 0);
+        scene_done(&s);
+
+        /* nothing was published: the stage is to be made anew first */
+        scene_init(&s);
+        s.volume->unstage_since_usec = LONG_AGO;
+        s.operation.result.next = strdup("stage");
+        operation_apply_result(&s.operation, STEP_PUBLISH);
+        cr_assert_eq(s.volume->unstage_since_usec, LONG_AGO);
+        scene_done(&s);
 }
 
 /* ---- targets that are stale ---- */
