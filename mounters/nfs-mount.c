@@ -24,6 +24,8 @@
 #include "mounters/bounded.h"
 #include "mounters/fs/mount-api.h"
 
+#define PING_USEC (1000 * UINT64_C(1000))
+
 /* ---- mounting ---- */
 
 typedef struct MountJob {
@@ -165,6 +167,15 @@ static int mount_run(void *argument)
         return r;
 }
 
+/* Beside the mount that failed. */
+static bool peer_answers(const MountJob *j)
+{
+        bool v3 = j->peer->version == NFS_VERSION_3;
+        unsigned port = j->source->port ? j->source->port : v3 ? 0 : NFS_PORT;
+
+        return nfs_null(j->peer->address, port, v3 ? 3 : 4, PING_USEC) == 0;
+}
+
 static int mount_error(const MountJob *j, int r, Error *err)
 {
         const NfsSource *s = j->source;
@@ -178,6 +189,9 @@ static int mount_error(const MountJob *j, int r, Error *err)
                 return error_set(err, ERROR_FORBIDDEN_OPTION, r,
                                  "This node's kernel does not take NFS mount option '%s': %s", j->refused,
                                  *j->words ? j->words : strerror(-r));
+        /* so a mount with "soft" says that it has given up waiting; and so does a server that cannot read its disk */
+        if (r == -EIO && !peer_answers(j))
+                r = -ETIMEDOUT;
         switch (-r) {
         case ENOENT:
         case ENOTDIR:
