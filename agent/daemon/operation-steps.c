@@ -232,8 +232,8 @@ void operation_step_failed(Operation *op, Step step, ErrorCode code)
          * the mounter itself was lost; then operation_undo() unpublishes first.
          */
         p = step == STEP_PUBLISH ? publish_find(op->manager, op->target) : NULL;
-        if (p)
-                p->stale = false; /* not tried again before it is looked at again */
+        if (p && code != ERROR_MOUNTER_DIED && code != ERROR_TIMED_OUT)
+                p->stale = false; /* not tried again before it is looked at again; else it may have been taken away */
         if (step != STEP_PUBLISH || !op->publish_begun || code == ERROR_MOUNTER_DIED || code == ERROR_TIMED_OUT)
                 return;
         if (p)

@@ -11,7 +11,8 @@
  *      state, step    the state when it was written, and the step that was about to be made ("" if none)
  *      attachments[]  volumeNames
  *      unstageSince   microseconds of CLOCK_BOOTTIME, since when unstaging fails; missing if it does not
- *      publishes[]    target (bytes escaped as in base/escape.h), readOnly, podName, podNamespace, podUid, mountId
+ *      publishes[]    target (bytes escaped as in base/escape.h), readOnly, podName, podNamespace, podUid, mountId, subDir; stale while
+ *                     what is mounted there is to be replaced, and perhaps not mounted at all for a moment
  *
  * Keys that this version does not know are kept as they are, and a record of another version is left as it is.
  */

@@ -50,7 +50,7 @@ struct Publish {
         char *pod_name, *pod_namespace, *pod_uid; /* NULL where unknown */
         uint64_t mount_id;                        /* 0 until the kernel gave one */
         char *sub_dir; /* of a shared volume: what the pod sees of it, "" for all; NULL where unknown */
-        bool stale;    /* by the last Check its mount shows what is gone, while the stage is sound */
+        bool stale;    /* by the last Check its mount shows what is gone, while the stage is sound: to be mounted anew */
         TAILQ_ENTRY(Publish) of_volume;
         UT_hash_handle hh; /* in Manager.publishes */
 };

@@ -980,6 +980,14 @@ static bool mounted_at(const Snapshot *s, const char *target, dev_t number)
         return false;
 }
 
+static bool mounted_there(const Snapshot *s, const char *target)
+{
+        for (size_t i = 0; i < s->n_mounts; i++)
+                if (strcmp(s->mounts[i].target, target) == 0)
+                        return true;
+        return false;
+}
+
 static bool has_step(const Plan *p, PlanStepType type, const char *key, const char *target)
 {
         for (size_t i = 0; i < p->n_steps; i++)
@@ -1048,8 +1056,8 @@ static const char *republish_is_wrong(const Snapshot *s, const VolumeView *v, co
                 return "publish of what is not stale";
         if (v->health == VOLUME_HEALTH_CORRUPTED)
                 return "publish of what is beyond use";
-        if (!staged_there || !mounted_at(s, step->target, v->device))
-                return "publish of what is not staged, or not mounted there";
+        if (!staged_there || (!mounted_at(s, step->target, v->device) && mounted_there(s, step->target)))
+                return "publish of what is not staged, or over something else";
         return has_step(p, PLAN_DROP_PUBLISH, v->key, step->target) || has_step(p, PLAN_CLEANUP, v->key, NULL) ?
                                "publish of what is given up" :
                                NULL;
@@ -1261,7 +1269,20 @@ Test(plan, stale_target_of_a_volume_at_work)
         cr_assert(expect_plan(&s, (const Expected[]) { {} }), "it is looked at again soon");
 }
 
-/* What was unmounted since, or lost its stage, or shows something else by now, is judged by that. */
+/* berthd and the mounter were killed in between: nobody else would mount it again. */
+Test(plan, stale_target_whose_replacement_was_cut_short)
+{
+        Snapshot s = {};
+
+        nfs_with_stale_target(&s, VOLUME_HEALTH_UNKNOWN);
+        s.volumes[0].step = "publish";
+        s.mounts[2].is_target = false; /* by what they were added as: the stage, T1, T2 */
+        free(s.mounts[2].target);
+        s.mounts[2].target = strdup("/elsewhere");
+        EXPECT(&s, { PLAN_REPUBLISH, NFS, T2, "not replaced yet" }, CORRECT(NFS, VOLUME_STAGED, "its stage is mounted"));
+}
+
+/* What lost its stage, or shows something else by now, is judged by that. */
 Test(plan, stale_target_that_is_none_any_more)
 {
         Snapshot s = {};

@@ -75,6 +75,19 @@ Test(record, names_that_cannot_be)
         }
 }
 
+/* Between taking the mount away and mounting anew. */
+Test(record, publish_that_is_being_replaced)
+{
+        _cleanup_free_ char *unknown = NULL;
+        json_t *o = rewritten(RECORD(",\"publishes\":[{\"target\":\"/a\",\"readOnly\":true,\"subDir\":\"x\",\"stale\":true},"
+                                     "{\"target\":\"/b\",\"readOnly\":false}]"), &unknown);
+        const json_t *publishes = json_object_get(o, "publishes");
+
+        cr_assert(json_is_true(json_object_get(json_array_get(publishes, 0), "stale")));
+        cr_assert_null(json_object_get(json_array_get(publishes, 1), "stale"));
+        json_decref(o);
+}
+
 /* Counted on across restarts; a time that has not been yet would make it seem to have lasted for ever. */
 Test(record, since_when_unstaging_fails)
 {

@@ -152,6 +152,23 @@ Test(steps, stale_target_not_replaced)
         scene_done(&s);
 }
 
+/* What was reached, nobody knows: the target may be empty, and a publish that is not stale is dropped then. */
+Test(steps, stale_target_perhaps_taken_away)
+{
+        static const ErrorCode codes[] = { ERROR_MOUNTER_DIED, ERROR_TIMED_OUT };
+
+        for (size_t i = 0; i < ELEMENTSOF(codes); i++) {
+                Scene s;
+
+                scene_init(&s);
+                ail(&s);
+                s.operation.type = OPERATION_REPUBLISH;
+                operation_step_failed(&s.operation, STEP_PUBLISH, codes[i]);
+                cr_assert(publish_find(&s.manager, T1) && publish_find(&s.manager, T1)->stale);
+                scene_done(&s);
+        }
+}
+
 /* The stage turned out to be stale, too. Other pods have it: that is for the next Check. */
 Test(steps, stale_target_of_a_stage_that_is_stale_by_now)
 {

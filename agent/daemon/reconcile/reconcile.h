@@ -38,7 +38,7 @@ typedef struct MountView {
 
 typedef struct PublishView {
         char *target;
-        bool stale; /* its mount shows what is gone, and what it should show is known */
+        bool stale; /* its mount shows what is gone, or did when it was about to be replaced; what it should show is known */
 } PublishView;
 
 typedef struct VolumeView {
