@@ -129,13 +129,56 @@ static int sub_dir_make(int stage_fd, const NfsSource *s)
         return TAKE_FD(fd);
 }
 
+/* From the server, not from memory. */
+static int directory_ask(int fd)
+{
+        struct statx sx;
+
+        return statx(fd, "", AT_EMPTY_PATH | AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &sx) < 0 &&
+                               (errno == ESTALE || errno == EIO || errno == ETIMEDOUT) ?
+                       -errno :
+                       0;
+}
+
+/*
+ * One component after the other, each asked for before it is looked into: what the kernel remembers of a directory, names that it has
+ * not included, may be a minute old.
+ */
+static int sub_dir_walk(int stage_fd, const NfsSource *s)
+{
+        _cleanup_free_ char *path = strdup(s->sub_dir);
+        _cleanup_close_ int fd = fcntl(stage_fd, F_DUPFD_CLOEXEC, 3);
+        char *save = NULL;
+        int r = 0;
+
+        if (!path || fd < 0)
+                return -ENOMEM;
+        for (char *name = strtok_r(path, "/", &save); name && r >= 0; name = strtok_r(NULL, "/", &save)) {
+                int found = open_beneath(fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW, RESOLVE_SUB_DIR);
+                if (found < 0)
+                        return found;
+                close_fd(fd);
+                fd = found;
+                r = directory_ask(fd);
+        }
+        return r < 0 ? r : TAKE_FD(fd);
+}
+
 static int sub_dir_open(int stage_fd, const NfsSource *s, Error *err)
 {
         int fd = open_beneath(stage_fd, s->sub_dir, O_PATH | O_DIRECTORY | O_NOFOLLOW, RESOLVE_SUB_DIR);
+        int r = fd < 0 ? fd : directory_ask(fd);
 
-        if (fd == -ENOENT && s->create_sub_dir)
-                fd = sub_dir_make(stage_fd, s);
-        return fd < 0 ? sub_dir_error(s, fd, err) : fd;
+        if (r < 0)
+                close_fd(fd);
+        if (r == -ENOENT || r == -ESTALE) {
+                r = fd = sub_dir_walk(stage_fd, s);
+                if (r == -ESTALE) /* it is taken away just now; the stage was well a moment ago */
+                        r = -ENOENT;
+        }
+        if (r == -ENOENT && s->create_sub_dir)
+                r = fd = sub_dir_make(stage_fd, s);
+        return r < 0 ? sub_dir_error(s, r, err) : fd;
 }
 
 int nfs_subdir_clone(const char *staging_path, const NfsSource *s, int *ret_tree_fd, Error *err)
