@@ -197,7 +197,9 @@ static void target_clear(const PublishJob *j)
         _cleanup_close_ int parent_fd = target_open_parent(&j->target, &name, NULL);
         if (parent_fd < 0 || fchdir(parent_fd) < 0)
                 return;
+        FAULT_POINT("nfs.before-clear");
         bool cleared = umount2(name, UMOUNT_NOFOLLOW | MNT_DETACH) >= 0;
+        FAULT_POINT("nfs.after-clear");
         if (chdir("/") >= 0 && cleared)
                 log_info("Target %s showed a directory that its server has forgotten; it is mounted anew", j->target.path);
 }

@@ -282,6 +282,13 @@ static void prepare_mounted(Matrix *x)
         must_mount(x);
 }
 
+/* The pod's mount is stale: the request replaces it. */
+static void prepare_stale(Matrix *x)
+{
+        must_mount(x);
+        x->storage->renew(x->image);
+}
+
 static void prepare_blank(Matrix *x)
 {
         _cleanup_free_ char *name = format("blank-%u", x->n_cases);
@@ -396,6 +403,7 @@ static const Scenario scenarios[] = {
         { "fsck", "loop rbd", "ext4", NULL, "program.", false, begin_without_checksums, prepare_errors, request_mount, verify_data, 0 },
         { "adopt", "loop nfs rbd", "ext4", NULL, "agent.reconcile", false, begin_with_data, prepare_loss, request_after_loss, verify_unmounted, 0 },
         { "held", "loop", "ext4", NULL, "-keep", false, begin_with_data, prepare_held, request_mount, verify_held, 0 },
+        { "renew", "nfs", NULL, NULL, "-clear", false, begin_with_data, prepare_stale, request_mount, verify_data, 0 },
         { "fence", "rbd", "ext4", NULL, "rbd.", false, NULL, prepare_locked, request_mount, verify_new, LOCKED_IMAGES },
         { "force", "rbd", "ext4", NULL, "-force", false, begin_with_data, prepare_held, request_force, verify_forced, 0 },
         { "force-nbd", "nbd", "ext4", NULL, "nbd.", false, begin_with_data, prepare_held, request_force, verify_forced, 0 },

@@ -58,6 +58,16 @@ static void nfs_remove(const char *image)
         cr_assert(remove_tree(path) >= 0 && access(path, F_OK) < 0, "cannot remove %s", path);
 }
 
+static void nfs_renew(const char *image)
+{
+        _cleanup_free_ char *path = format("%s/%s", export, image), *next = format("%s/next-%s", export, image),
+                            *former = format("%s/former-%s", export, image);
+
+        cr_assert_eq(RUN("cp", "-a", path, next), 0);
+        cr_assert(rename(path, former) >= 0 && rename(next, path) >= 0, "%s: %s", path, strerror(errno));
+        cr_assert(remove_tree(former) >= 0, "cannot remove %s", former);
+}
+
 static MountParams nfs_params(const char *target, const char *image, const char *fs_type, bool read_only)
 {
         const char *const options[][2] = { { "server", server }, { "path", export }, { "subDir", image }, { "createSubDir", "true" } };
@@ -112,4 +122,5 @@ const Storage storage_nfs = {
         .source_key = "subDir",
         .devices = nfs_devices,
         .stray = nfs_stray,
+        .renew = nfs_renew,
 };

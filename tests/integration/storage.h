@@ -52,6 +52,8 @@ typedef struct Storage {
         ino_t (*binding)(const char *device, const char *image);
         /* What the images that are attached now do not explain, or NULL; freed by the caller. Nobody may be at work. */
         char *(*stray)(Fixture *f);
+        /* Of a share: another directory with the same content takes the image's place, and that one is gone. NULL: no share. */
+        void (*renew)(const char *image);
 } Storage;
 
 extern const Storage storage_loop, storage_nfs, storage_rbd, storage_nbd;
