@@ -1,12 +1,20 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 
-/* daemon/operation-steps.c: what a step's end means for its volume, as far as the volume alone tells. */
+/*
+ * daemon/operation-steps.c: what a step's end means for its volume, as far as the volume alone tells; and daemon/step.c: what of a
+ * mounter's answer is believed.
+ */
 
 #include <criterion/criterion.h>
 
 #include "daemon/operation.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
+
+#include "protocol/bus-util.h"
+#include "protocol/names.h"
 
 #define NFS "nfs-0123456789abcdef0123456789abcdef"
 #define T1 "/pods/1/v"
@@ -182,4 +190,50 @@ Test(steps, stale_target_of_a_stage_that_is_stale_by_now)
         cr_assert_eq(s.volume->state, VOLUME_STAGED);
         cr_assert(publish_find(&s.manager, T1) && publish_find(&s.manager, T2) && s.operation.done);
         scene_done(&s);
+}
+
+/* ---- what a Check answers ---- */
+
+/* Reads an answer with these stale targets, or, if they are NULL, with strings in their place. */
+static int read_stale(char *const *targets, StepResult *ret)
+{
+        _cleanup_bus_ sd_bus *bus = NULL;
+        _cleanup_message_ sd_bus_message *m = NULL;
+        int fds[2], r = 0;
+
+        cr_assert(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) == 0 && sd_bus_new(&bus) >= 0 &&
+                  sd_bus_set_fd(bus, fds[0], fds[0]) >= 0 && sd_bus_start(bus) >= 0);
+        cr_assert(sd_bus_message_new(bus, &m, SD_BUS_MESSAGE_METHOD_CALL) >= 0 && sd_bus_message_open_container(m, 'a', "{sv}") >= 0);
+        r = targets ? bus_append_entry_bytes_list(m, "staleTargets", targets)
+                    : bus_append_entry_strv(m, "staleTargets", (char *[]) { "/a", NULL });
+        cr_assert(r >= 0 && bus_append_entry(m, "healthy", "b", 1) >= 0 && sd_bus_message_close_container(m) >= 0 &&
+                  sd_bus_message_seal(m, 1, 0) >= 0 && sd_bus_message_rewind(m, 1) >= 0);
+        r = step_read_result(m, ret);
+        close(fds[1]);
+        return r;
+}
+
+Test(steps, stale_targets_of_an_answer)
+{
+        _cleanup_step_result_ StepResult r = STEP_RESULT_INIT, none = STEP_RESULT_INIT, ignored = STEP_RESULT_INIT;
+        char *targets[] = { "/pods/1/\xff", "/pods/2/v", NULL };
+
+        cr_assert(read_stale(targets, &r) >= 0);
+        cr_assert(strv_equal(r.stale_targets, targets) && r.healthy);
+        cr_assert(read_stale((char *[]) { NULL }, &none) >= 0);
+        cr_assert(none.stale_targets == NULL && none.healthy);
+        cr_assert_eq(read_stale(NULL, &ignored), -EBADMSG);
+}
+
+Test(steps, stale_targets_without_number)
+{
+        _cleanup_step_result_ StepResult most = STEP_RESULT_INIT, ignored = STEP_RESULT_INIT;
+        char *targets[REQUEST_OPTIONS_MAX + 2] = {};
+
+        for (size_t i = 0; i < REQUEST_OPTIONS_MAX; i++)
+                targets[i] = "/a";
+        cr_assert(read_stale(targets, &most) >= 0);
+        cr_assert_eq(strv_length(most.stale_targets), REQUEST_OPTIONS_MAX);
+        targets[REQUEST_OPTIONS_MAX] = "/a";
+        cr_assert_eq(read_stale(targets, &ignored), -E2BIG);
 }
