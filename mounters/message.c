@@ -53,6 +53,7 @@ static const struct RequestField {
         { "uuid", FIELD_STRING, offsetof(MounterVolume, uuid) },
         { "attach", FIELD_BOOL, offsetof(MounterVolume, attach) },
         { "detach", FIELD_BOOL, offsetof(MounterVolume, detach) },
+        { "early", FIELD_BOOL, offsetof(MounterVolume, early) },
         { "force", FIELD_BOOL, offsetof(MounterVolume, force) },
 };
 _Static_assert(sizeof(dev_t) == sizeof(uint64_t), "deviceNumber is read as t");
@@ -67,6 +68,7 @@ static const struct {
         { "key", FIELD_STRING, offsetof(MounterResult, key), ANSWER_IDENTITY },
         { "group", FIELD_STRING, offsetof(MounterResult, group), ANSWER_IDENTITY },
         { "shared", FIELD_BOOL, offsetof(MounterResult, shared), ANSWER_IDENTITY },
+        { "unproven", FIELD_BOOL, offsetof(MounterResult, unproven), ANSWER_IDENTITY },
         { "create", FIELD_BOOL, offsetof(MounterResult, create), ANSWER_CREATE },
         { "device", FIELD_STRING, offsetof(MounterResult, device), ANSWER_DEVICE },
         { "deviceNumber", FIELD_NUMBER, offsetof(MounterResult, device_number), ANSWER_DEVICE },

@@ -40,6 +40,7 @@ typedef struct MounterVolume {
         char *uuid;     /* of the file system as recorded, or NULL */
         bool attach;    /* Stage: serve.c calls attach first */
         bool detach;    /* Unstage: serve.c calls detach afterwards */
+        bool early;     /* Resolve: what attaching finds out may be left to it, with unproven for an answer */
         bool force;     /* Unstage: it has been tried for long; unwritten data may be lost with it. Detach: the node goes down */
 } MounterVolume;
 
@@ -59,6 +60,7 @@ typedef struct MounterResult {
         char *group; /* Resolve: what is behind it and may be dead as a whole, such as a server; may be NULL */
         bool shared; /* Resolve: one stage for many; readOnly, subDir and what makes that are of each publish */
         bool create; /* Resolve: missing, can be made */
+        bool unproven; /* Resolve: not found out yet whether the caller may have it; of what is there already berthd asks again */
         char *device;
         dev_t device_number;
         bool foreign;

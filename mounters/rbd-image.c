@@ -175,32 +175,52 @@ static int header_try(rados_ioctx_t io, const char *object, bool writes)
         return r == -EEXIST || r == -ENOSPC || r == -EDQUOT ? 0 : r;
 }
 
-int rbd_image_look(RbdCluster *c, const RbdSource *source, bool writes, Error *err)
+/* The name of the image's header. */
+static int header_find(rados_ioctx_t io, const char *image, char *buffer, size_t size)
 {
-        _cleanup_rbd_image_ RbdImage i = RBD_IMAGE_INIT;
-        char object[RBD_NAME_MAX + 16], header[160];
+        char object[RBD_NAME_MAX + 16];
         uint8_t id[128];
 
-        if (source->snapshot)
+        snprintf(object, sizeof(object), "rbd_id.%s", image);
+        int r = rados_read(io, object, (char *) id, sizeof(id), 0);
+        return r < 0 ? r : header_name(id, r, buffer, size);
+}
+
+int rbd_image_look(RbdCluster *c, const RbdSource *source, RbdLook look, Error *err)
+{
+        _cleanup_rbd_image_ RbdImage i = RBD_IMAGE_INIT;
+        char header[160];
+
+        if (source->snapshot && look != RBD_LOOK_NAME)
                 return rbd_image_open(c, source, &i, err);
         int r = pool_open(c, source, &i.io, err);
         if (r < 0)
                 return r;
-        snprintf(object, sizeof(object), "rbd_id.%s", source->image);
-        r = rados_read(i.io, object, (char *) id, sizeof(id), 0);
-        if (r > 0)
-                r = header_name(id, r, header, sizeof(header));
-        else if (r == 0)
-                r = -EBADMSG;
-        if (r >= 0)
-                r = header_try(i.io, header, writes);
+        r = header_find(i.io, source->image, header, sizeof(header));
+        if (r >= 0 && look != RBD_LOOK_NAME)
+                r = header_try(i.io, header, look == RBD_LOOK_WRITE);
         rbd_image_done(&i);
         if (r >= 0)
                 return 0;
         if (r == -ETIMEDOUT || r == -EPERM)
-                return rbd_request_failed(source, r, ERROR_DEVICE_ERROR, r == -EPERM && writes ? "Writing" : "Looking", err);
+                return rbd_request_failed(source, r, ERROR_DEVICE_ERROR, r == -EPERM && look == RBD_LOOK_WRITE ? "Writing" : "Looking", err);
         /* what is not plain is told by opening it, such as a name that leads nowhere */
         return rbd_image_open(c, source, &i, err);
+}
+
+/* The object that watchers watch, that is locked, and that has the metadata. */
+static void header_object(const RbdImage *i, char *buffer, size_t size)
+{
+        snprintf(buffer, size, "rbd_header.%s", i->id);
+}
+
+int rbd_image_check_writable(RbdImage *i, Error *err)
+{
+        char object[HEADER_MAX];
+
+        header_object(i, object, sizeof(object));
+        int r = header_try(i->io, object, true);
+        return r < 0 ? rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Writing", err) : 0;
 }
 
 int rbd_image_check_primary(RbdImage *i, Error *err)
@@ -252,12 +272,6 @@ void rbd_locker_done(RbdLocker *l)
         free(l->cookie);
         free(l->address);
         *l = (RbdLocker) {};
-}
-
-/* The object that watchers watch, that is locked, and that has the metadata. */
-static void header_object(const RbdImage *i, char *buffer, size_t size)
-{
-        snprintf(buffer, size, "rbd_header.%s", i->id);
 }
 
 /* "v1:10.0.0.7:0/4102" to "10.0.0.7:0/4102". */

@@ -115,8 +115,9 @@ static char *access_identity(const Access *a)
 }
 
 typedef enum AccessHow {
-        ACCESS_LOOK, /* the image is there, and the user may read it, and write it if the volume is not read-only */
-        ACCESS_OPEN, /* and a->image is it */
+        ACCESS_SEE,  /* the image is there */
+        ACCESS_LOOK, /* and the user may read it, and write it if the volume is not read-only */
+        ACCESS_OPEN, /* it is there, the user may read it, and a->image is it */
 } AccessHow;
 
 /* And to the image, which must be the volume's. */
@@ -133,9 +134,11 @@ static int access_reach(Mounter *m, const MounterVolume *v, AccessHow how, Acces
                         r = error_set(&e, ERROR_DEVICE_CHANGED, ESTALE, "The monitors of volume %s lead to another cluster now, %s", v->key,
                                       a->cluster->fsid);
         }
-        if (r >= 0)
-                r = how == ACCESS_LOOK ? rbd_image_look(a->cluster, &a->source, !v->read_only, &e)
-                                       : rbd_image_open(a->cluster, &a->source, &a->image, &e);
+        if (r >= 0 && how == ACCESS_OPEN)
+                r = rbd_image_open(a->cluster, &a->source, &a->image, &e);
+        else if (r >= 0)
+                r = rbd_image_look(a->cluster, &a->source,
+                                   how == ACCESS_SEE ? RBD_LOOK_NAME : v->read_only ? RBD_LOOK_READ : RBD_LOOK_WRITE, &e);
         if (r < 0) {
                 access_judge(a, &e);
                 error_move(err, &e);
@@ -173,18 +176,19 @@ static void warn_differences(const MounterVolume *v, const Access *a)
 /* --- resolve --- */
 
 /*
- * What is to be mapped is opened then, and the map finds out what the user may do. Of what is mapped already, or is about to be, who asks for it must have
- * the rights too: nobody gains another's by naming the same image.
+ * What is to be mapped is opened then, and the map finds out what the user may do. Of what is mapped already, who asks for it must have the rights too: nobody
+ * gains another's by naming the same image. berthd, which has the volume's lock, knows which it is, and asks again in the second case.
  */
 static int rbd_resolve(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
         _cleanup_access_ Access a = ACCESS_INIT;
-        int k = access_reach(m, v, ACCESS_LOOK, &a, err);
+        int k = access_reach(m, v, v->early ? ACCESS_SEE : ACCESS_LOOK, &a, err);
 
         if (k >= 0)
                 k = check_access_mode(v, &a.source, err);
         if (k < 0)
                 return k;
+        r->unproven = v->early;
         r->identity = access_identity(&a);
         r->key = r->identity ? rbd_key(r->identity) : NULL;
         if (asprintf(&r->group, "The Ceph cluster %s", a.cluster->fsid) < 0)
@@ -328,6 +332,19 @@ static int map_renew(Mounter *m, Access *a, RbdDevice *d, bool *found, Error *er
         return r;
 }
 
+/* What is mapped already tells nothing about who asks for it now. That the user may read it was found out by opening it. */
+static int found_check(Access *a, Error *err)
+{
+        _cleanup_error_ Error e = ERROR_INIT;
+        int r = rbd_image_check_writable(&a->image, &e);
+
+        if (r < 0) {
+                access_judge(a, &e);
+                error_move(err, &e);
+        }
+        return r;
+}
+
 /* A map that is there already may be of a mounter that died before it had looked again, or an operator's. */
 static int rbd_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Error *err)
 {
@@ -344,12 +361,13 @@ static int rbd_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
         access_done(&handed_on);
         if (found && d.mapper == RBD_MAPPER_NBD)
                 k = rbd_nbd_revive(m, v->key, err);
-        if (k < 0 || (found && v->read_only))
-                return k < 0 ? k : device_answer(&d, r, err);
-        k = access_open(m, v, &a, err);
+        if (k >= 0)
+                k = access_open(m, v, &a, err);
         if (k >= 0)
                 k = check_access_mode(v, &a.source, err);
-        if (k >= 0 && found && has_note(&a))
+        if (k >= 0 && found && !v->read_only)
+                k = found_check(&a, err);
+        if (k >= 0 && found && !v->read_only && has_note(&a))
                 k = map_renew(m, &a, &d, &found, err);
         if (k < 0)
                 return k;

@@ -148,6 +148,26 @@ static int check_stage(const Operation *op, Error *err)
         return 0;
 }
 
+/*
+ * What Resolve left to attaching is not found out where somebody else has attached the volume already, perhaps since: nobody gains another's rights by
+ * naming the same source.
+ */
+static bool must_prove(Operation *op)
+{
+        bool must = op->unproven && op->volume->state != VOLUME_ABSENT;
+
+        op->unproven = false;
+        return must;
+}
+
+static int check_source(const Operation *op, Error *err)
+{
+        if (str_equal(op->key, op->volume->key))
+                return 0;
+        return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "The source of volume %s leads to another one now, %s", op->volume->key,
+                         str_or(op->identity, "?"));
+}
+
 /* ---- attach and stage ---- */
 
 /* As it is called now: the record may have the name of an image that is gone and whose inode number this one was given. */
@@ -380,7 +400,11 @@ void operation_advance_mount(Operation *op)
                 advance_resolve(op);
                 return;
         }
-        if (check_target(op, &err) < 0 || check_volume_name(op, &err) < 0) {
+        if (must_prove(op)) {
+                operation_run_step(op, STEP_RESOLVE);
+                return;
+        }
+        if (check_source(op, &err) < 0 || check_target(op, &err) < 0 || check_volume_name(op, &err) < 0) {
                 fail(op, &err);
                 return;
         }

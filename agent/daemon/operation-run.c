@@ -259,7 +259,7 @@ static void params_fill(const Operation *op, StepParams *ret)
 
         *ret = (StepParams) {
                 .target = op->target,
-                .source = !v || (v->shared && op->step == STEP_PUBLISH) ? &op->params.source : NULL,
+                .source = !v || op->step == STEP_RESOLVE || (v->shared && op->step == STEP_PUBLISH) ? &op->params.source : NULL,
                 .secrets = &op->params.secrets,
                 .fs_type = op->params.fs_type,
                 .key = op->step == STEP_CREATE || op->step == STEP_FORGET ? op->key : NULL,
@@ -267,6 +267,7 @@ static void params_fill(const Operation *op, StepParams *ret)
                 .mount_options = op->params.mount_options,
                 .size = op->size,
                 .attach = op->step == STEP_STAGE,
+                .early = op->step == STEP_RESOLVE && !v,
                 .detach = op->step == STEP_UNSTAGE && op->releasing && strv_length(v->attachments) == 0,
                 .force = force_is_due(op, v),
         };
@@ -292,13 +293,15 @@ static uint64_t step_timeout(const Operation *op)
 static int send_step(Operation *op, Error *err)
 {
         _cleanup_message_ sd_bus_message *m = NULL;
+        /* what Resolve is asked is of the request alone, and it takes no lock */
+        const Volume *v = op->step == STEP_RESOLVE ? NULL : operation_subject(op);
         StepParams params;
         int r;
 
         params_fill(op, &params);
         if (params.secrets->n_entries > 0)
                 op->mounter->secret_usec = now_boottime_usec();
-        r = step_new_call(op->mounter->bus, op->step, operation_subject(op), &params, &m);
+        r = step_new_call(op->mounter->bus, op->step, v, &params, &m);
         if (r == -EINVAL)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL,
                                  "A value of the request is not valid UTF-8");

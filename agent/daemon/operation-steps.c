@@ -147,6 +147,7 @@ void operation_apply_result(Operation *op, Step step)
                 free(op->group_name);
                 op->group_name = TAKE_PTR(r->group);
                 op->shared = r->shared;
+                op->unproven = r->unproven && !v;
                 op->resolved = true;
                 break;
         case STEP_CREATE:

@@ -112,7 +112,7 @@ struct Operation {
         bool timed_out; /* its mounter was ended because of the step's time-out */
         bool given_up;  /* CHECK, SCAN: whoever wanted it does not wait for it any more */
         char *key, *identity, *group_name;
-        bool shared; /* as Resolve said */
+        bool shared, unproven; /* as Resolve said */
         Error error;    /* why it fails; set once */
         Error postponed; /* why the rest has to be done in the background; not a failure */
 

@@ -105,6 +105,8 @@ static int append_params(sd_bus_message *m, Step step, const Volume *v, const St
                 r = bus_append_entry(m, "attach", "b", 1);
         if (r >= 0 && p->detach)
                 r = bus_append_entry(m, "detach", "b", 1);
+        if (r >= 0 && p->early)
+                r = bus_append_entry(m, "early", "b", 1);
         if (r >= 0 && p->force)
                 r = bus_append_entry(m, "force", "b", 1);
         if (r >= 0 && p->size > 0)
@@ -147,6 +149,7 @@ static const ResultField result_fields[] = {
         FIELD("key", "s", key),
         FIELD("group", "s", group),
         FIELD("shared", "b", shared),
+        FIELD("unproven", "b", unproven),
         FIELD("device", "s", device),
         FIELD("next", "s", next),
         FIELD("fsType", "s", fs_type),

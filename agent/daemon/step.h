@@ -50,7 +50,7 @@ StepKind step_kind(Step step);
 /* What a step is told beside its volume. */
 typedef struct StepParams {
         const char *target; /* NULL if the step has none */
-        const StrMap *source; /* before there is a Volume (Resolve, Create) */
+        const StrMap *source; /* of the request (Resolve, Create, Publish of a shared volume); NULL: the Volume's */
         const StrMap *secrets; /* may be NULL */
         const char *fs_type;
         const char *key; /* Create: the one that serialises */
@@ -58,6 +58,7 @@ typedef struct StepParams {
         char *const *mount_options;
         uint64_t size;
         bool attach, detach; /* Stage, Unstage: the neighbouring step in the same call */
+        bool early;          /* Resolve: the volume is not locked */
         bool force;          /* Unstage, Detach */
 } StepParams;
 
@@ -72,7 +73,7 @@ void step_devices_free(StepDevice *d, size_t n);
 
 typedef struct StepResult {
         char *identity, *key, *group, *device, *next, *fs_type, *uuid, *reason;
-        bool create, shared, foreign, gone, attached, staged, published, healthy;
+        bool create, shared, unproven, foreign, gone, attached, staged, published, healthy;
         uint64_t device_number, mount_id, size;
         uint32_t layers;
         char **holders; /* Fence */

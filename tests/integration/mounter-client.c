@@ -126,6 +126,8 @@ sd_bus_message *mounter_request(MounterClient *c, const char *method, const Moun
                 check(bus_append_entry(m, "size", "t", v->size), "size");
         check(bus_append_entry(m, "readOnly", "b", (int) v->read_only), "readOnly");
         check(bus_append_entry(m, "foreign", "b", (int) v->foreign), "foreign");
+        if (v->early)
+                check(bus_append_entry(m, "early", "b", 1), "early");
         if (v->secrets.n_entries > 0) {
                 check(sd_bus_message_sensitive(m), method);
                 check(bus_append_entry_strmap(m, "secrets", &v->secrets), "secrets");
@@ -155,6 +157,7 @@ static int result_set(const char *key, const char *type, sd_bus_message *m, void
                 { "attached", 'b', &r->attached },      { "staged", 'b', &r->staged },
                 { "published", 'b', &r->published },    { "healthy", 'b', &r->healthy },
                 { "corrupted", 'b', &r->corrupted },   { "shared", 'b', &r->shared },
+                { "unproven", 'b', &r->unproven },
                 { "group", 's', &r->group },
                 { "layers", 'u', &r->layers },          { "next", 'n', &r->next },
         };

@@ -188,6 +188,18 @@ static char *user_new(const char *name, const char *osd)
         return key;
 }
 
+/* What attaching finds out is left to it, and said to be. All of these may read an image's name. */
+static void expect_early(MounterVolume *v)
+{
+        MounterResult r = {};
+
+        v->early = true;
+        MOUNTER_OK(&c, "Resolve", v, &r);
+        cr_assert(r.unproven && r.key);
+        v->early = false;
+        mounter_result_done(&r);
+}
+
 /* What is mapped for somebody else is nobody's who may not read it, or write it: there is no map that would find out. */
 Test(rbd, rights_are_those_of_who_asks)
 {
@@ -216,6 +228,7 @@ Test(rbd, rights_are_those_of_who_asks)
                         cr_assert_eq(code, wanted, "client.%s, %s: %s (%s)", users[i].name, k == 0 ? "to read" : "to write", error_code_name(code),
                                      str_or(text, ""));
                         cr_assert(code == ERROR_NONE || strstr(text, users[i].name), "%s", text);
+                        expect_early(&v);
                 }
                 volume_free(&v);
         }
