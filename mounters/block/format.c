@@ -4,8 +4,8 @@
  * Formatting: the only place in berth that lets an mkfs loose on a device that it did not make itself. Runs in
  * mounters as a step that must finish; may block for long.
  *
- *      lock → look → (no intent: never formatted before, proof of blankness, intent) → nothing changed since →
- *      look again → mkfs → look → memory → intent removed
+ *      lock → look → (no intent: never formatted before, proof of blankness) → nothing changed since → look again →
+ *      (no intent: intent, look once more) → mkfs → look → memory → intent removed
  *
  * Invariants:
  * - One descriptor carries the lock from the first look to the end of mkfs, and each look goes through it. mkfs
@@ -14,6 +14,8 @@
  *   written since. With one (for this very storage, this size and this type) what is there is the torso of our own mkfs, as
  *   far as libblkid does not know better: mke2fs and mkfs.btrfs write the superblock that libblkid knows last,
  *   after everything else; mkfs.xfs writes it early with sb_inprogress set, and clears that last.
+ * - So an intent must not be there unless mkfs begins: others' data on what was never more than proved blank would pass for a torso. It is
+ *   written last of all that may fail or take its time, and taken back, as far as the storage answers, where nothing came of it.
  * - The memory is written before the intent goes, and the intent is gone before anybody mounts. A crash between any two
  *   steps leaves a state from which the same request goes on.
  */
@@ -48,7 +50,8 @@ typedef struct Format {
         uint64_t size;
         FormatIntent intent;
         bool has_intent;
-        bool fresh; /* the intent is this call's: the device was proved blank a moment ago */
+        bool proved; /* it was proved blank a moment ago */
+        bool fresh;  /* and the intent is this call's */
         char *uuid; /* of what is or will be there */
 } Format;
 
@@ -77,7 +80,7 @@ static int format_judge_found(Format *f, const ProbeResult *p, FormatPlan *ret, 
                                       p->type, p->uuid);
                 else
                         r = probe_refuse(f->fd, f->fs_type, p, err);
-                if (f->fresh) {
+                if (f->proved) {
                         err->code = ERROR_DEVICE_CHANGED;
                         error_prefix(err, "It was written to while it was examined");
                 } else if (f->has_intent) {
@@ -191,11 +194,46 @@ static int format_write_intent(Format *f, Error *err)
                 return error_oom(err);
         f->intent.size = f->size;
         int r = intent_write(f->m, f->s, f->v->identity, &f->intent, err);
-        if (r < 0)
+        FAULT_POINT("format.after-intent");
+        if (r < 0) {
+                /* what was not answered may be done yet, and this after it */
+                (void) intent_remove(f->m, f->s, NULL);
                 return r;
+        }
         f->has_intent = true;
         f->fresh = true;
         return 0;
+}
+
+/* What is seen now is what was seen before; last its size, so that nothing stands between that and mkfs. */
+static int format_look_again(Format *f, FormatPlan plan, Error *err)
+{
+        FormatPlan now = _PLAN_INVALID;
+        int r = format_look(f, &now, err);
+
+        if (r >= 0 && now != plan)
+                r = error_set(err, ERROR_DEVICE_CHANGED, EAGAIN, "What is on %s changed while it was examined",
+                              f->v->device);
+        return r < 0 ? r : format_same_size(f, err);
+}
+
+/*
+ * The storage is asked before the intent is written, which may take long and fail, and not again unless its version, which a node tells by
+ * itself, can show what has happened meanwhile.
+ */
+static int format_prepare(Format *f, FormatPlan plan, const char *version, Error *err)
+{
+        int r = format_unchanged(f, version, err);
+
+        if (r >= 0)
+                r = format_look_again(f, plan, err);
+        if (r < 0 || plan != PLAN_BEGIN)
+                return r;
+        r = format_write_intent(f, err);
+        if (r >= 0 && version)
+                r = format_unchanged(f, version, err);
+        /* now the intent fits, so the look that sees the same as before says AGAIN */
+        return r < 0 ? r : format_look_again(f, PLAN_AGAIN, err);
 }
 
 /*
@@ -204,17 +242,9 @@ static int format_write_intent(Format *f, Error *err)
  */
 static int format_make(Format *f, FormatPlan plan, const char *version, Error *err)
 {
-        FormatPlan now = _PLAN_INVALID;
         bool untouched = true; /* by mkfs */
+        int r = format_prepare(f, plan, version, err);
 
-        int r = format_unchanged(f, version, err);
-        if (r >= 0)
-                r = format_look(f, &now, err);
-        if (r >= 0 && now != plan)
-                r = error_set(err, ERROR_DEVICE_CHANGED, EAGAIN, "What is on %s changed while it was examined",
-                              f->v->device);
-        if (r >= 0) /* the storage was asked meanwhile, perhaps for long: last, so that nothing stands between this and mkfs */
-                r = format_same_size(f, err);
         if (r >= 0) {
                 r = block_mkfs(f->m, f->v->device, f->fd, f->fs_type, f->intent.uuid, plan == PLAN_FORCE, err);
                 if (r >= 0)
@@ -308,15 +338,13 @@ int block_format(Mounter *m, const MounterVolume *v, const BlockStorage *s, Moun
                 if (plan == PLAN_BEGIN) {
                         q = block_prove_blank(m, f.fd, f.size, s, err);
                         FAULT_POINT("format.after-proof");
-                        if (q >= 0)
-                                q = format_write_intent(&f, err);
                         if (q < 0)
                                 return q;
+                        f.proved = true;
                 }
-                /* from here on the intent fits, so the look that sees the same as before says AGAIN */
-                q = format_make(&f, plan == PLAN_FORCE ? PLAN_FORCE : PLAN_AGAIN, version, err);
+                q = format_make(&f, plan, version, err);
                 if (q >= 0) {
-                        f.fresh = false;
+                        f.proved = f.fresh = false;
                         q = format_confirm(&f, err);
                         FAULT_POINT("format.after-confirm");
                 }

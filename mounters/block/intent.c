@@ -4,7 +4,7 @@
  * Format intents: <state dir>/formats/<lasting id>.json, or what the storage's keeper holds for it, says that mkfs was begun on a storage proved blank,
  * with which file system type and UUID and on how many bytes. Runs in mounters; blocks on the node's own disk, or on the storage.
  *
- * Invariants: durable before mkfs starts; its removal durable before the new file system is first mounted. So
+ * Invariants: durable before mkfs starts, and not there long before (format.c); its removal durable before the new file system is first mounted. So
  * while an intent exists nobody's data can be in what mkfs has made, and only then may mkfs start again
  * without a new proof. An intent that cannot be read refuses everything: neither formatting nor mounting
  * is known to be right.

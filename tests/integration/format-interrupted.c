@@ -361,6 +361,37 @@ Test(format_interrupted, other_type_or_size)
         block_volume_done(&t);
 }
 
+#define DIED 3
+
+static void die_after_proof(BlockVolume *t)
+{
+        if (t->verifies == 2)
+                _exit(DIED);
+}
+
+/* It died when the device was proved blank and mkfs had not begun: what others write there since is no torso of it. */
+Test(format_interrupted, proved_blank_and_no_more)
+{
+        BlockVolume t;
+        int status;
+
+        block_volume_init(&t, &fixture, fixture_image(&fixture, "proved", 64 * MIB), "ext4");
+        t.on_verify = die_after_proof;
+        fflush(NULL);
+        pid_t pid = fork();
+        cr_assert(pid >= 0);
+        if (pid == 0) {
+                (void) block_volume_format(&t);
+                _exit(0);
+        }
+        cr_assert_eq(waitpid(pid, &status, 0), pid);
+        cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == DIED, "status 0x%x", (unsigned) status);
+        t.on_verify = NULL;
+        file_write_at(t.device, 5 * MIB, "data", 4);
+        expect_not_formatted(&t, ERROR_NOT_BLANK, "is not blank");
+        block_volume_done(&t);
+}
+
 /* Blank after all, and another type is wanted now: proved again, and the new intent takes the old one's place. */
 Test(format_interrupted, other_type_on_a_blank_device)
 {

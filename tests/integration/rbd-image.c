@@ -499,6 +499,118 @@ Test(rbd_image, nothing_is_kept_with_an_image_that_is_gone)
         }
 }
 
+/* --- a formatting that the cluster falls silent in --- */
+
+typedef struct Outage {
+        RbdImage *image;
+        unsigned verifies, at_verify; /* 0: never */
+        bool at_write;
+        pid_t osd;
+} Outage;
+
+static int outage_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
+{
+        Outage *o = userdata;
+
+        if (++o->verifies == o->at_verify)
+                kill(o->osd, SIGSTOP);
+        return rbd_image_check_size(o->image, size, err);
+}
+
+static int outage_extents(void *userdata, uint64_t size, int (*found)(const BlockExtent *e, void *arg), void *arg, Error *err)
+{
+        return rbd_image_extents(((Outage *) userdata)->image, size, found, arg, err);
+}
+
+static int outage_keep_read(void *userdata, const char *what, char **ret, Error *err)
+{
+        return rbd_image_keep_read(((Outage *) userdata)->image, what, ret, err);
+}
+
+static int outage_keep_write(void *userdata, const char *what, const char *text, Error *err)
+{
+        Outage *o = userdata;
+
+        if (o->at_write)
+                kill(o->osd, SIGSTOP);
+        return rbd_image_keep_write(o->image, what, text, err);
+}
+
+static int outage_keep_remove(void *userdata, const char *what, Error *err)
+{
+        return rbd_image_keep_remove(((Outage *) userdata)->image, what, err);
+}
+
+static const BlockKeeper outage_keeper = { outage_keep_read, outage_keep_write, outage_keep_remove };
+
+static void write_at(const char *path, uint64_t offset, const char *text)
+{
+        _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+        cr_assert(fd >= 0 && pwrite(fd, text, strlen(text), (off_t) offset) == (ssize_t) strlen(text) && fsync(fd) >= 0, "%s: %s", path,
+                  strerror(errno));
+}
+
+static ErrorCode format_on(const BlockStorage *s, const char *device, char **ret_text)
+{
+        _cleanup_error_ Error err = ERROR_INIT;
+        MounterResult r = {};
+        struct stat st;
+
+        cr_assert(stat(device, &st) >= 0);
+        const MounterVolume v = { .key = (char *) "rbd-key", .identity = (char *) "rbd:x", .fs_type = (char *) "ext4", .device = (char *) device,
+                                  .device_number = st.st_rdev };
+        int k = block_format(&m, &v, s, &r, &err);
+        mounter_result_done(&r);
+        *ret_text = TAKE_PTR(err.text);
+        return k < 0 ? err.code : ERROR_NONE;
+}
+
+/*
+ * The device is a loop on a file, which stands for the map: before mkfs, or while the intent is written, OSDs do not answer. Once they do, no intent is there,
+ * not even late, and what others have written meanwhile is no torso. That the file is as it was shows that no mkfs ran.
+ */
+Test(rbd_image, formatting_that_was_cut_short_by_an_outage_leaves_no_intent)
+{
+        m.settings.rbd_osd_timeout_usec = 2000000;
+        for (unsigned k = 0; k < 2; k++) {
+                _cleanup_free_ char *path = NULL, *device = NULL, *text = NULL, *again = NULL, *before = NULL, *after = NULL;
+                RbdImage i = RBD_IMAGE_INIT;
+                const char *name = k ? "at-write" : "at-verify";
+                Node n;
+
+                path = fixture_image(&f, name, 64 * MIB);
+                cr_assert_eq(run((char *[]) { (char *) "losetup", (char *) "--find", (char *) "--show", path, NULL }, &device, NULL), 0);
+                device[strcspn(device, "\n")] = 0;
+                image_create(name, "64M", "layering");
+                node_start(&n, name);
+                image_open(&n, &i);
+                Outage o = { .image = &i, .at_verify = k ? 0 : 2, .at_write = k, .osd = ceph_pid(&ceph, "osd") };
+                const BlockStorage s = { .extents = outage_extents, .verify = outage_verify, .keeper = &outage_keeper, .userdata = &o,
+                                         .lasting_id = i.lasting_id };
+
+                ErrorCode code = format_on(&s, device, &text);
+                kill(o.osd, SIGCONT);
+                cr_assert_eq(code, ERROR_OSDS_UNREACHABLE, "%s: %s: %s", name, error_code_name(code), str_or(text, ""));
+                _cleanup_error_ Error err = ERROR_INIT;
+                /* what was sent before is done before */
+                cr_assert_eq(intent_exists(&m, &s, &err), 0, "%s: an intent is there, and no mkfs was begun: %s", name, str_or(err.text, ""));
+
+                o.at_verify = 0;
+                o.at_write = false;
+                image_write(&n, name, 5 * MIB, 4096, 7);
+                write_at(device, 5 * MIB, "data");
+                before = file_checksum(path);
+                code = format_on(&s, device, &again);
+                cr_assert_eq(code, ERROR_NOT_BLANK, "%s: %s: %s", name, error_code_name(code), str_or(again, ""));
+                after = file_checksum(path);
+                cr_assert_str_eq(before, after, "%s", name);
+                RUN_OK("losetup", "--detach", device);
+                rbd_image_done(&i);
+                node_stop(&n);
+        }
+}
+
 /* --- size --- */
 
 Test(rbd_image, grows_and_never_shrinks)
