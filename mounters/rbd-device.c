@@ -115,6 +115,7 @@ static int attribute_number(int dir_fd, const char *name, int64_t *ret)
         return r;
 }
 
+/* What its key is made of. */
 static int device_names(int fd, RbdDevice *d)
 {
         const struct {
@@ -122,8 +123,7 @@ static int device_names(int fd, RbdDevice *d)
                 char **field;
         } names[] = {
                 { "cluster_fsid", &d->fsid }, { "pool", &d->pool },         { "pool_ns", &d->space },
-                { "name", &d->image },        { "image_id", &d->image_id }, { "current_snap", &d->snapshot },
-                { "client_addr", &d->address },
+                { "name", &d->image },        { "current_snap", &d->snapshot },
         };
 
         for (size_t i = 0; i < ELEMENTSOF(names); i++) {
@@ -135,22 +135,28 @@ static int device_names(int fd, RbdDevice *d)
                 free(d->snapshot);
                 d->snapshot = NULL;
         }
-        return 0;
+        d->identity = rbd_identity(d->fsid, d->pool, d->space, d->image, d->snapshot);
+        d->key = d->identity ? rbd_key(d->identity) : NULL;
+        return d->key ? 0 : -ENOMEM;
 }
 
-static int device_read(int devices_fd, const char *name, RbdDevice *ret)
+/* -ENOENT if it is not that of the key (NULL: any): of a thousand others a third is read. */
+static int device_read(int fd, const char *name, const char *key, RbdDevice *ret)
 {
         _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
-        _cleanup_close_ int fd = openat(devices_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         _cleanup_free_ char *config = NULL;
         int64_t major_number = 0, minor_number = 0, ro = 0;
         char path[64];
 
-        if (fd < 0)
-                return -errno;
         int r = parse_unsigned(name, &d.number);
         if (r >= 0)
                 r = device_names(fd, &d);
+        if (r >= 0 && key && strcmp(d.key, key) != 0)
+                return -ENOENT;
+        if (r >= 0)
+                r = attribute_read(fd, "image_id", &d.image_id);
+        if (r >= 0)
+                r = attribute_read(fd, "client_addr", &d.address);
         if (r >= 0)
                 r = attribute_number(fd, "major", &major_number);
         if (r >= 0)
@@ -160,10 +166,6 @@ static int device_read(int devices_fd, const char *name, RbdDevice *ret)
         if (r < 0)
                 return r;
         d.device_number = makedev((unsigned) major_number, (unsigned) minor_number);
-        d.identity = rbd_identity(d.fsid, d.pool, d.space, d.image, d.snapshot);
-        d.key = d.identity ? rbd_key(d.identity) : NULL;
-        if (!d.key)
-                return -ENOMEM;
         if (attribute_read(fd, "config_info", &config) >= 0) {
                 d.own = rbd_config_is_own(config, d.key);
                 d.alone = rbd_config_is_alone(config);
@@ -177,7 +179,8 @@ static int device_read(int devices_fd, const char *name, RbdDevice *ret)
         return 0;
 }
 
-int rbd_device_each(const char *sysfs, int (*f)(RbdDevice *d, void *userdata), void *userdata)
+/* Each map's directory, until visit answers other than 0; -ENOENT or -ENODEV is none of those. */
+static int devices_visit(const char *sysfs, int (*visit)(int fd, const char *name, void *userdata), void *userdata)
 {
         _cleanup_free_ char *path = NULL;
 
@@ -189,22 +192,37 @@ int rbd_device_each(const char *sysfs, int (*f)(RbdDevice *d, void *userdata), v
         if (!dir)
                 return errno == ENOENT ? 0 : -errno;
         for (struct dirent *e; (e = readdir(dir));) {
-                _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
                 if (e->d_name[0] < '0' || e->d_name[0] > '9')
                         continue;
-                int r = device_read(dirfd(dir), e->d_name, &d);
-                if (r == -ENOENT || r == -ENODEV)
-                        continue;
-                if (r >= 0)
-                        r = f(&d, userdata);
-                if (r != 0)
+                _cleanup_close_ int fd = openat(dirfd(dir), e->d_name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                int r = fd < 0 ? -errno : visit(fd, e->d_name, userdata);
+                if (r != 0 && r != -ENOENT && r != -ENODEV)
                         return r;
         }
         return 0;
 }
 
+typedef struct Each {
+        const char *key; /* NULL: all */
+        int (*f)(RbdDevice *d, void *userdata);
+        void *userdata;
+} Each;
+
+static int each_visit(int fd, const char *name, void *userdata)
+{
+        const Each *e = userdata;
+        _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
+        int r = device_read(fd, name, e->key, &d);
+
+        return r < 0 ? r : e->f(&d, e->userdata);
+}
+
+int rbd_device_each(const char *sysfs, int (*f)(RbdDevice *d, void *userdata), void *userdata)
+{
+        return devices_visit(sysfs, each_visit, &(Each) { NULL, f, userdata });
+}
+
 typedef struct Search {
-        const char *key;
         RbdDevice best;
         bool found;
 } Search;
@@ -213,8 +231,6 @@ static int search_visit(RbdDevice *d, void *userdata)
 {
         Search *s = userdata;
 
-        if (strcmp(d->key, s->key) != 0)
-                return 0;
         if (s->found && (s->best.own > d->own || (s->best.own == d->own && s->best.read_only <= d->read_only)))
                 return 0;
         rbd_device_done(&s->best);
@@ -226,8 +242,8 @@ static int search_visit(RbdDevice *d, void *userdata)
 
 int rbd_device_find(const char *sysfs, const char *key, RbdDevice *ret)
 {
-        Search s = { .key = key };
-        int r = rbd_device_each(sysfs, search_visit, &s);
+        Search s = { .found = false };
+        int r = devices_visit(sysfs, each_visit, &(Each) { key, search_visit, &s });
 
         if (r < 0) {
                 rbd_device_done(&s.best);
@@ -247,7 +263,7 @@ static int other_visit(RbdDevice *d, void *userdata)
 {
         const Other *o = userdata;
 
-        if (d->read_only || d->device_number == o->than->device_number || strcmp(d->key, o->than->key) != 0)
+        if (d->read_only || d->device_number == o->than->device_number)
                 return 0;
         *o->ret = *d;
         *d = RBD_DEVICE_INIT;
@@ -256,20 +272,22 @@ static int other_visit(RbdDevice *d, void *userdata)
 
 int rbd_device_find_other(const char *sysfs, const RbdDevice *d, RbdDevice *ret)
 {
-        return rbd_device_each(sysfs, other_visit, &(Other) { d, ret });
+        return devices_visit(sysfs, each_visit, &(Each) { d->key, other_visit, &(Other) { d, ret } });
 }
 
-static int addresses_visit(RbdDevice *d, void *userdata)
+static int addresses_visit(int fd, const char *name, void *userdata)
 {
+        _cleanup_free_ char *address = NULL;
         char ***addresses = userdata;
+        int r = attribute_read(fd, "client_addr", &address);
 
-        return d->address && !strv_contains(*addresses, d->address) ? strv_append(addresses, d->address) : 0;
+        return r >= 0 && !strv_contains(*addresses, address) ? strv_append(addresses, address) : r;
 }
 
 int rbd_device_addresses(const char *sysfs, char ***ret)
 {
         _cleanup_strv_ char **addresses = NULL;
-        int r = rbd_device_each(sysfs, addresses_visit, &addresses);
+        int r = devices_visit(sysfs, addresses_visit, &addresses);
 
         if (r >= 0)
                 *ret = TAKE_PTR(addresses);

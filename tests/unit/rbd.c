@@ -294,6 +294,37 @@ Test(rbd, mapped_twice)
         cr_assert_eq(system(command), 0);
 }
 
+/* A node may have hundreds of maps, and looks through them several times a map. What is read is told by what cannot be: directories. */
+Test(rbd, search_reads_little_of_other_maps)
+{
+        static const char *const unread[] = { "image_id", "client_addr", "major", "minor", "pool_id", "config_info" };
+        char sysfs[] = "/tmp/berth-sysfs-XXXXXX", path[128];
+        _cleanup_free_ char *identity = rbd_identity(FSID, "kube", "", "web-0", NULL), *key = rbd_key(identity);
+        _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT, other = RBD_DEVICE_INIT;
+        _cleanup_strv_ char **addresses = NULL;
+
+        cr_assert(mkdtemp(sysfs));
+        snprintf(path, sizeof(path), "%s/devices", sysfs);
+        cr_assert_eq(mkdir(path, 0700), 0);
+        map_make(sysfs, 1, "web-0", "-");
+        for (unsigned i = 0; i < ELEMENTSOF(unread); i++) {
+                map_make(sysfs, i + 2, "web-1", "-");
+                snprintf(path, sizeof(path), "%s/devices/%u/%s", sysfs, i + 2, unread[i]);
+                cr_assert(unlink(path) == 0 && mkdir(path, 0700) == 0);
+        }
+        cr_assert_eq(rbd_device_find(sysfs, key, &d), 1);
+        cr_assert_eq(d.number, 1U);
+        cr_assert_eq(rbd_device_find_other(sysfs, &d, &other), 0);
+
+        /* and of each map the address alone */
+        snprintf(path, sizeof(path), "%s/devices/3/client_addr", sysfs);
+        cr_assert_eq(rmdir(path), 0);
+        cr_assert_eq(rbd_device_addresses(sysfs, &addresses), 0);
+        cr_assert_eq(strv_length(addresses), 1U);
+        snprintf(path, sizeof(path), "rm -r %s", sysfs);
+        cr_assert_eq(system(path), 0);
+}
+
 Test(rbd, client_of_its_own)
 {
         cr_assert(!rbd_config_is_alone("10.0.0.1 name=a,key=client.a noshare i -"), "a pool of that name");
