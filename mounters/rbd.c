@@ -36,6 +36,7 @@ typedef struct Access {
         char *key; /* a secret */
         RbdCluster *cluster;
         RbdImage image;
+        RbdDevice device; /* that shows it, where it is handed on */
         char *noted; /* who wrote it last, as it was noted before it was mapped */
 } Access;
 #define ACCESS_INIT ((Access) {})
@@ -43,6 +44,7 @@ typedef struct Access {
 static void access_done(Access *a)
 {
         rbd_image_done(&a->image);
+        rbd_device_done(&a->device);
         free(a->noted);
         rbd_secret_free(a->key);
         rbd_source_done(&a->source);
@@ -56,11 +58,13 @@ static void access_done(Access *a)
  */
 static Access handed_on;
 
-static void access_hand_on(Access *a)
+static void access_hand_on(Access *a, RbdDevice *d)
 {
         access_done(&handed_on);
         handed_on = *a;
         *a = ACCESS_INIT;
+        handed_on.device = *d;
+        *d = RBD_DEVICE_INIT;
 }
 
 static bool access_take(Access *ret)
@@ -382,9 +386,11 @@ static int rbd_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
                 if (k < 0 && d.own)
                         (void) rbd_maps_unmap(m, &d, NULL);
         }
+        if (k >= 0)
+                k = device_answer(&d, r, err);
         if (k >= 0 && v->attach)
-                access_hand_on(&a);
-        return k < 0 ? k : device_answer(&d, r, err);
+                access_hand_on(&a, &d);
+        return k;
 }
 
 /* --- by hand --- */
@@ -549,7 +555,7 @@ static const BlockKeeper keeper = {
 
 static int storage_open(Mounter *m, const MounterVolume *v, RbdStorage *s, Error *err)
 {
-        int r = v->attach && access_take(&s->access) ? 0 : access_open(m, v, &s->access, err);
+        int r = s->access.image.image ? 0 : access_open(m, v, &s->access, err);
 
         if (r < 0)
                 return r;
@@ -579,18 +585,19 @@ static void map_follow_size(const RbdDevice *d, const RbdImage *i)
 /* The image and the device that is to show it; an image may have been removed and another made under its name. */
 static int storage_prepare(Mounter *m, const MounterVolume *v, RbdStorage *s, Error *err)
 {
-        _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
+        RbdDevice *d = &s->access.device;
 
         if (!v->device || !*v->device)
                 return error_set(err, ERROR_INVALID_ARGUMENT, EINVAL, "The request names no device");
-        if (rbd_maps_find(m, v->key, &d) <= 0 || d.device_number != v->device_number)
+        bool handed = v->attach && access_take(&s->access);
+        if ((!handed && rbd_maps_find(m, v->key, d) <= 0) || d->device_number != v->device_number)
                 return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show volume %s any more", v->device, v->key);
         int r = storage_open(m, v, s, err);
-        if (r >= 0 && strcmp(d.image_id, s->access.image.id) != 0)
+        if (r >= 0 && strcmp(d->image_id, s->access.image.id) != 0)
                 return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s shows an image %s that is not the present one (%s is %s)", v->device,
-                                 d.image_id, s->access.image.spec, s->access.image.id);
+                                 d->image_id, s->access.image.spec, s->access.image.id);
         if (r >= 0)
-                map_follow_size(&d, &s->access.image);
+                map_follow_size(d, &s->access.image);
         return r;
 }
 
