@@ -8,7 +8,7 @@ machine_ports=16
 machine_memory=1024
 machine_cpus=1
 # no_timer_check: on a busy host the kernel's test of its timer fails, and it panics
-machine_cmdline='console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check nowatchdog nokaslr net.ifnames=0 random.trust_cpu=1 systemd.show_status=1'
+machine_cmdline='console=ttyS0 panic=-1 quiet mitigations=off tsc=reliable no_timer_check nowatchdog nokaslr net.ifnames=0 random.trust_cpu=1 init_on_alloc=0 hardened_usercopy=off apparmor=0 audit=0 cgroup_disable=memory systemd.show_status=1'
 
 # Fifos are opened for both directions by qemu, so that the guest's end is never hung up. In the current directory.
 machine_make_ports() {
