@@ -18,6 +18,7 @@
 #define LIST_MAX 64U
 #define KEEP_MAX (64U * 1024U)
 #define HEADER_MAX (sizeof(((RbdImage *) NULL)->id) + 16)
+#define HEADER "rbd_header."
 #define LOCK "rbd_lock" /* librbd's name, RBD_LOCK_NAME */
 
 void rbd_image_done(RbdImage *i)
@@ -152,16 +153,15 @@ static int header_name(const uint8_t *text, int n, char *buffer, size_t size)
 
         if (length == 0 || length > (uint32_t) n - 4)
                 return -EBADMSG;
-        int k = snprintf(buffer, size, "rbd_header.%.*s", (int) length, (const char *) text + 4);
+        int k = snprintf(buffer, size, HEADER "%.*s", (int) length, (const char *) text + 4);
         return k < 0 || (size_t) k >= size ? -EBADMSG : 0;
 }
 
 /*
- * 0 if the user may read, or write, the image's header: a map reads it, and for writing watches it, which is a write. The write that is tried is one
- * that always fails, after the OSD has looked at the user's rights: for an object that exists and does not exist. It does not wait until a full
- * cluster has room again.
+ * 0 if the user may read, or write, the object, -ENOENT if there is none. The write that is tried is one that always fails, after the OSD has looked at the
+ * user's rights: for an object that exists and does not exist. It does not wait until a full cluster has room again.
  */
-static int header_try(rados_ioctx_t io, const char *object, bool writes)
+static int object_try(rados_ioctx_t io, const char *object, bool writes)
 {
         if (!writes)
                 return rados_stat(io, object, NULL, NULL);
@@ -186,41 +186,102 @@ static int header_find(rados_ioctx_t io, const char *image, char *buffer, size_t
         return r < 0 ? r : header_name(id, r, buffer, size);
 }
 
+/* Reads the header. ret: the pool with the image's data, where that is not the one with its header; -1: it is. */
+static int header_read(rados_ioctx_t io, const char *header, int64_t *ret)
+{
+        uint8_t b[8] = {};
+        uint64_t size, pool = 0;
+        time_t changed;
+        size_t used = 0;
+        int stat = 0, exec = 0;
+        rados_read_op_t op = rados_create_read_op();
+
+        if (!op)
+                return -ENOMEM;
+        rados_read_op_stat(op, &size, &changed, &stat);
+        rados_read_op_exec_user_buf(op, "rbd", "get_data_pool", NULL, 0, (char *) b, sizeof(b), &used, &exec);
+        int r = rados_read_op_operate(op, io, header, LIBRADOS_OPERATION_NOFLAG);
+        rados_release_read_op(op);
+        if (r < 0)
+                return r;
+        if (used != sizeof(b))
+                return -EBADMSG;
+        for (unsigned i = 0; i < sizeof(b); i++)
+                pool |= (uint64_t) b[i] << 8 * i;
+        *ret = (int64_t) pool;
+        return 0;
+}
+
+/* Rights to the pool with the header say nothing of that with the data. Any object of the image will do, one that does not exist as well. */
+static int data_try(RbdCluster *c, rados_ioctx_t io, int64_t pool, const RbdSource *source, const char *header, bool writes)
+{
+        rados_ioctx_t data = NULL;
+        char object[192];
+        int r = rados_ioctx_create2(c->rados, pool, &data);
+
+        if (r < 0)
+                return r;
+        rados_ioctx_set_namespace(data, source->space);
+        snprintf(object, sizeof(object), "rbd_data.%" PRId64 ".%s.0000000000000000", rados_ioctx_get_id(io), header + strlen(HEADER));
+        r = object_try(data, object, writes);
+        rados_ioctx_destroy(data);
+        return r == -ENOENT ? 0 : r;
+}
+
+/* A map reads the header, and for writing watches it, which is a write. */
+static int rights_try(RbdCluster *c, rados_ioctx_t io, const RbdSource *source, const char *header, bool writes)
+{
+        int64_t pool = -1;
+        int r = header_read(io, header, &pool);
+
+        if (r >= 0 && writes)
+                r = object_try(io, header, true);
+        return r < 0 || pool < 0 ? r : data_try(c, io, pool, source, header, writes);
+}
+
+static int look_by_opening(RbdCluster *c, const RbdSource *source, RbdLook look, Error *err)
+{
+        _cleanup_rbd_image_ RbdImage i = RBD_IMAGE_INIT;
+        int r = rbd_image_open(c, source, &i, err);
+
+        return r < 0 || look == RBD_LOOK_NAME ? r : rbd_image_check_rights(&i, look == RBD_LOOK_WRITE && !source->snapshot, err);
+}
+
 int rbd_image_look(RbdCluster *c, const RbdSource *source, RbdLook look, Error *err)
 {
         _cleanup_rbd_image_ RbdImage i = RBD_IMAGE_INIT;
         char header[160];
 
         if (source->snapshot && look != RBD_LOOK_NAME)
-                return rbd_image_open(c, source, &i, err);
+                return look_by_opening(c, source, look, err);
         int r = pool_open(c, source, &i.io, err);
         if (r < 0)
                 return r;
         r = header_find(i.io, source->image, header, sizeof(header));
         if (r >= 0 && look != RBD_LOOK_NAME)
-                r = header_try(i.io, header, look == RBD_LOOK_WRITE);
+                r = rights_try(c, i.io, source, header, look == RBD_LOOK_WRITE);
         rbd_image_done(&i);
         if (r >= 0)
                 return 0;
         if (r == -ETIMEDOUT || r == -EPERM)
                 return rbd_request_failed(source, r, ERROR_DEVICE_ERROR, r == -EPERM && look == RBD_LOOK_WRITE ? "Writing" : "Looking", err);
         /* what is not plain is told by opening it, such as a name that leads nowhere */
-        return rbd_image_open(c, source, &i, err);
+        return look_by_opening(c, source, look, err);
 }
 
 /* The object that watchers watch, that is locked, and that has the metadata. */
 static void header_object(const RbdImage *i, char *buffer, size_t size)
 {
-        snprintf(buffer, size, "rbd_header.%s", i->id);
+        snprintf(buffer, size, HEADER "%s", i->id);
 }
 
-int rbd_image_check_writable(RbdImage *i, Error *err)
+int rbd_image_check_rights(RbdImage *i, bool writes, Error *err)
 {
         char object[HEADER_MAX];
 
         header_object(i, object, sizeof(object));
-        int r = header_try(i->io, object, true);
-        return r < 0 ? rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, "Writing", err) : 0;
+        int r = rights_try(i->cluster, i->io, i->source, object, writes);
+        return r < 0 ? rbd_request_failed(i->source, r, ERROR_DEVICE_ERROR, writes ? "Writing" : "Reading", err) : 0;
 }
 
 int rbd_image_check_primary(RbdImage *i, Error *err)

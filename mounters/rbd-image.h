@@ -36,15 +36,15 @@ int rbd_image_open(RbdCluster *c, const RbdSource *source, RbdImage *ret, Error 
 /* What of an image is looked at without opening it, which takes several round trips. */
 typedef enum RbdLook {
         RBD_LOOK_NAME, /* it is there; of a snapshot: its image. One round trip */
-        RBD_LOOK_READ, /* and the user may read it. Two */
-        RBD_LOOK_WRITE, /* or write it. Two */
+        RBD_LOOK_READ, /* and the user may read it. Two, and one more if its data are in a pool of their own */
+        RBD_LOOK_WRITE, /* or write it. One more */
         _RBD_LOOK_MAX,
         _RBD_LOOK_INVALID = -EINVAL,
 } RbdLook;
 /* Errors as of rbd_image_open(). Nothing is written. That librbd can open it is not said. */
 int rbd_image_look(RbdCluster *c, const RbdSource *source, RbdLook look, Error *err);
-/* The same RBD_LOOK_WRITE of one that is open: CAPS_MISSING. */
-int rbd_image_check_writable(RbdImage *i, Error *err);
+/* The same RBD_LOOK_READ or RBD_LOOK_WRITE of one that is open, a snapshot too: CAPS_MISSING. */
+int rbd_image_check_rights(RbdImage *i, bool writes, Error *err);
 
 /* IMAGE_NOT_PRIMARY if it is the copy of a mirrored image, which only the mirror daemon may write. */
 int rbd_image_check_primary(RbdImage *i, Error *err);

@@ -336,11 +336,11 @@ static int map_renew(Mounter *m, Access *a, RbdDevice *d, bool *found, Error *er
         return r;
 }
 
-/* What is mapped already tells nothing about who asks for it now. That the user may read it was found out by opening it. */
-static int found_check(Access *a, Error *err)
+/* What is mapped already tells nothing about who asks for it now. */
+static int found_check(Access *a, bool writes, Error *err)
 {
         _cleanup_error_ Error e = ERROR_INIT;
-        int r = rbd_image_check_writable(&a->image, &e);
+        int r = rbd_image_check_rights(&a->image, writes, &e);
 
         if (r < 0) {
                 access_judge(a, &e);
@@ -369,8 +369,8 @@ static int rbd_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
                 k = access_open(m, v, &a, err);
         if (k >= 0)
                 k = check_access_mode(v, &a.source, err);
-        if (k >= 0 && found && !v->read_only)
-                k = found_check(&a, err);
+        if (k >= 0 && found)
+                k = found_check(&a, !v->read_only, err);
         if (k >= 0 && found && !v->read_only && has_note(&a))
                 k = map_renew(m, &a, &d, &found, err);
         if (k < 0)

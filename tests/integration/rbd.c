@@ -201,39 +201,52 @@ static void expect_early(MounterVolume *v)
 }
 
 /* What is mapped for somebody else is nobody's who may not read it, or write it: there is no map that would find out. */
+static void expect_rights(const char *image, const char *user, const char *osd, const ErrorCode wanted[2])
+{
+        _cleanup_free_ char *key = user_new(user, osd);
+        MounterVolume v;
+
+        rbd_volume_init(&v, &ceph, image);
+        strmap_set(&v.source, "user", user);
+        strmap_set(&v.secrets, "key", key);
+        for (unsigned k = 0; k < 2; k++) {
+                _cleanup_free_ char *text = NULL;
+                v.read_only = k == 0;
+                ErrorCode code = resolve_error(&v, &text);
+                cr_assert_eq(code, wanted[k], "client.%s, %s %s: %s (%s)", user, k == 0 ? "to read" : "to write", image, error_code_name(code),
+                             str_or(text, ""));
+                cr_assert(code == ERROR_NONE || strstr(text, user), "%s", text);
+                expect_early(&v);
+        }
+        volume_free(&v);
+}
+
 Test(rbd, rights_are_those_of_who_asks)
 {
         static const struct {
-                const char *name, *osd;
-                ErrorCode read, write;
-        } users[] = {
-                { "writer", "profile rbd pool=kube", ERROR_NONE, ERROR_NONE },
-                { "reader", "profile rbd-read-only pool=kube", ERROR_NONE, ERROR_CAPS_MISSING },
-                { "namer", "allow r pool=kube object_prefix rbd_id.", ERROR_CAPS_MISSING, ERROR_CAPS_MISSING },
+                const char *image, *user, *osd;
+                ErrorCode wanted[2]; /* to read, to write */
+        } cases[] = {
+                { "foo", "writer", "profile rbd pool=kube", { ERROR_NONE, ERROR_NONE } },
+                { "foo", "reader", "profile rbd-read-only pool=kube", { ERROR_NONE, ERROR_CAPS_MISSING } },
+                { "foo", "namer", "allow r pool=kube object_prefix rbd_id.", { ERROR_CAPS_MISSING, ERROR_CAPS_MISSING } },
+                /* whose data are in a pool of their own */
+                { "apart", "owner", "profile rbd pool=kube, profile rbd pool=data", { ERROR_NONE, ERROR_NONE } },
+                { "apart", "looker", "profile rbd pool=kube, profile rbd-read-only pool=data", { ERROR_NONE, ERROR_CAPS_MISSING } },
+                { "apart", "writer", "profile rbd pool=kube", { ERROR_CAPS_MISSING, ERROR_CAPS_MISSING } },
         };
         char *const list[] = { (char *) "rados", (char *) "-p", (char *) "kube", (char *) "ls", NULL };
-        _cleanup_free_ char *before = ceph_output(&ceph, list), *after = NULL;
+        char *const list_data[] = { (char *) "rados", (char *) "-p", (char *) "data", (char *) "ls", NULL };
 
-        for (size_t i = 0; i < ELEMENTSOF(users); i++) {
-                _cleanup_free_ char *key = user_new(users[i].name, users[i].osd);
-                MounterVolume v;
-
-                rbd_volume_init(&v, &ceph, "foo");
-                strmap_set(&v.source, "user", users[i].name);
-                strmap_set(&v.secrets, "key", key);
-                for (unsigned k = 0; k < 2; k++) {
-                        _cleanup_free_ char *text = NULL;
-                        v.read_only = k == 0;
-                        ErrorCode code = resolve_error(&v, &text), wanted = v.read_only ? users[i].read : users[i].write;
-                        cr_assert_eq(code, wanted, "client.%s, %s: %s (%s)", users[i].name, k == 0 ? "to read" : "to write", error_code_name(code),
-                                     str_or(text, ""));
-                        cr_assert(code == ERROR_NONE || strstr(text, users[i].name), "%s", text);
-                        expect_early(&v);
-                }
-                volume_free(&v);
-        }
+        CEPH_CEPH(&ceph, (char *) "osd", (char *) "pool", (char *) "create", (char *) "data", (char *) "8");
+        CEPH_RBD(&ceph, (char *) "create", (char *) "--size", (char *) "8M", (char *) "--data-pool", (char *) "data", (char *) "kube/apart");
+        _cleanup_free_ char *before = ceph_output(&ceph, list), *before_data = ceph_output(&ceph, list_data), *after = NULL, *after_data = NULL;
+        for (size_t i = 0; i < ELEMENTSOF(cases); i++)
+                expect_rights(cases[i].image, cases[i].user, cases[i].osd, cases[i].wanted);
         after = ceph_output(&ceph, list);
         cr_assert_eq(strlen(before), strlen(after), "finding out has written something: %s instead of %s", after, before);
+        after_data = ceph_output(&ceph, list_data);
+        cr_assert_str_eq(before_data, after_data, "finding out has written something");
 }
 
 Test(rbd, snapshots_and_namespaces)
