@@ -46,7 +46,7 @@ typedef struct BlockStorage {
         /*
          * Checks that the device still is the volume's (sysfs, inode), with the size that the storage has now, and fills a string that
          * changes whenever the content may have changed (such as the backing file's change time), or leaves it NULL where nothing
-         * tells; NULL slot: not known. Called before the proof and right before mkfs.
+         * tells; NULL slot: not known. Called before the proof and a few seconds before mkfs at most.
          */
         int (*verify)(void *userdata, uint64_t size, char **ret_version, Error *err);
         const BlockKeeper *keeper; /* NULL: the state directory */

@@ -6,6 +6,7 @@
  *
  *      lock → look → (no intent: never formatted before, proof of blankness) → nothing changed since → look again →
  *      (no intent: intent, look once more) → mkfs → look → memory → intent removed
+ *      (what takes long between "nothing changed" and mkfs has both asked once more)
  *
  * Invariants:
  * - One descriptor carries the lock from the first look to the end of mkfs, and each look goes through it. mkfs
@@ -30,6 +31,10 @@
 
 #include "base/fault.h"
 #include "base/strmap.h"
+#include "protocol/client.h"
+
+#define ANSWER_OLD_USEC UINT64_C(5000000)
+#define SETTLE_MAX 3U
 
 /* What a look at the device, together with the intent, allows. */
 typedef enum FormatPlan {
@@ -52,6 +57,7 @@ typedef struct Format {
         bool has_intent;
         bool proved; /* it was proved blank a moment ago */
         bool fresh;  /* and the intent is this call's */
+        uint64_t asked_usec; /* when the storage was last asked whether anything has changed */
         char *uuid; /* of what is or will be there */
 } Format;
 
@@ -170,6 +176,7 @@ static int format_unchanged(Format *f, const char *version, Error *err)
 {
         _cleanup_free_ char *now = NULL;
 
+        f->asked_usec = now_boottime_usec();
         int r = format_version(f, &now, err);
         if (r >= 0)
                 r = format_same_size(f, err);
@@ -218,22 +225,40 @@ static int format_look_again(Format *f, FormatPlan plan, Error *err)
 }
 
 /*
- * The storage is asked before the intent is written, which may take long and fail, and not again unless its version, which a node tells by
- * itself, can show what has happened meanwhile.
+ * What the storage said a while ago may not be so any more: a node that does not reach its OSDs for half a minute, which writing the intent and looking
+ * through the device wait for, is no longer seen by others, and they take the image.
+ */
+static bool format_answer_is_old(const Format *f)
+{
+        return f->asked_usec == 0 || now_boottime_usec() - f->asked_usec > ANSWER_OLD_USEC;
+}
+
+/* Its version can show at any time what has happened meanwhile. */
+static int format_settle(Format *f, FormatPlan plan, const char *version, Error *err)
+{
+        for (unsigned k = 0; k < SETTLE_MAX; k++) {
+                int r = version || format_answer_is_old(f) ? format_unchanged(f, version, err) : 0;
+                if (r >= 0)
+                        r = format_look_again(f, plan, err);
+                if (r < 0 || !format_answer_is_old(f))
+                        return r;
+        }
+        return error_set(err, ERROR_TIMED_OUT, ETIMEDOUT, "The storage of %s answers so slowly that others may have taken it meanwhile", f->v->device);
+}
+
+/*
+ * The storage is asked before the intent is written, which may take long and fail, and after it not unless it did take long, or the storage has a version,
+ * which a node tells by itself.
  */
 static int format_prepare(Format *f, FormatPlan plan, const char *version, Error *err)
 {
-        int r = format_unchanged(f, version, err);
+        int r = format_settle(f, plan, version, err);
 
-        if (r >= 0)
-                r = format_look_again(f, plan, err);
         if (r < 0 || plan != PLAN_BEGIN)
                 return r;
         r = format_write_intent(f, err);
-        if (r >= 0 && version)
-                r = format_unchanged(f, version, err);
         /* now the intent fits, so the look that sees the same as before says AGAIN */
-        return r < 0 ? r : format_look_again(f, PLAN_AGAIN, err);
+        return r < 0 ? r : format_settle(f, PLAN_AGAIN, version, err);
 }
 
 /*

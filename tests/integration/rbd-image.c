@@ -504,7 +504,7 @@ Test(rbd_image, nothing_is_kept_with_an_image_that_is_gone)
 typedef struct Outage {
         RbdImage *image;
         unsigned verifies, at_verify; /* 0: never */
-        bool at_write;
+        bool at_write, slow; /* slow: the write takes so long that somebody else has taken the image meanwhile */
         pid_t osd;
 } Outage;
 
@@ -514,6 +514,8 @@ static int outage_verify(void *userdata, uint64_t size, char **ret_version, Erro
 
         if (++o->verifies == o->at_verify)
                 kill(o->osd, SIGSTOP);
+        if (o->slow && o->verifies > 2)
+                return error_set(err, ERROR_IN_USE, EBUSY, "Image %s is in use", o->image->spec);
         return rbd_image_check_size(o->image, size, err);
 }
 
@@ -533,7 +535,10 @@ static int outage_keep_write(void *userdata, const char *what, const char *text,
 
         if (o->at_write)
                 kill(o->osd, SIGSTOP);
-        return rbd_image_keep_write(o->image, what, text, err);
+        int r = rbd_image_keep_write(o->image, what, text, err);
+        if (o->slow)
+                sleep(6);
+        return r;
 }
 
 static int outage_keep_remove(void *userdata, const char *what, Error *err)
@@ -567,16 +572,19 @@ static ErrorCode format_on(const BlockStorage *s, const char *device, char **ret
 }
 
 /*
- * The device is a loop on a file, which stands for the map: before mkfs, or while the intent is written, OSDs do not answer. Once they do, no intent is there,
- * not even late, and what others have written meanwhile is no torso. That the file is as it was shows that no mkfs ran.
+ * The device is a loop on a file, which stands for the map: before mkfs, or while the intent is written, OSDs do not answer, or not before somebody else has
+ * the image. Once they do, no intent is there, not even late, and what others have written meanwhile is no torso. That the file is as it was shows that no mkfs
+ * ran.
  */
 Test(rbd_image, formatting_that_was_cut_short_by_an_outage_leaves_no_intent)
 {
+        static const char *const names[] = { "at-verify", "at-write", "slow-write" };
+
         m.settings.rbd_osd_timeout_usec = 2000000;
-        for (unsigned k = 0; k < 2; k++) {
+        for (unsigned k = 0; k < ELEMENTSOF(names); k++) {
                 _cleanup_free_ char *path = NULL, *device = NULL, *text = NULL, *again = NULL, *before = NULL, *after = NULL;
                 RbdImage i = RBD_IMAGE_INIT;
-                const char *name = k ? "at-write" : "at-verify";
+                const char *name = names[k];
                 Node n;
 
                 path = fixture_image(&f, name, 64 * MIB);
@@ -585,19 +593,19 @@ Test(rbd_image, formatting_that_was_cut_short_by_an_outage_leaves_no_intent)
                 image_create(name, "64M", "layering");
                 node_start(&n, name);
                 image_open(&n, &i);
-                Outage o = { .image = &i, .at_verify = k ? 0 : 2, .at_write = k, .osd = ceph_pid(&ceph, "osd") };
+                Outage o = { .image = &i, .at_verify = k == 0 ? 2 : 0, .at_write = k == 1, .slow = k == 2, .osd = ceph_pid(&ceph, "osd") };
                 const BlockStorage s = { .extents = outage_extents, .verify = outage_verify, .keeper = &outage_keeper, .userdata = &o,
                                          .lasting_id = i.lasting_id };
 
                 ErrorCode code = format_on(&s, device, &text);
                 kill(o.osd, SIGCONT);
-                cr_assert_eq(code, ERROR_OSDS_UNREACHABLE, "%s: %s: %s", name, error_code_name(code), str_or(text, ""));
+                cr_assert_eq(code, k == 2 ? ERROR_IN_USE : ERROR_OSDS_UNREACHABLE, "%s: %s: %s", name, error_code_name(code), str_or(text, ""));
                 _cleanup_error_ Error err = ERROR_INIT;
                 /* what was sent before is done before */
                 cr_assert_eq(intent_exists(&m, &s, &err), 0, "%s: an intent is there, and no mkfs was begun: %s", name, str_or(err.text, ""));
 
                 o.at_verify = 0;
-                o.at_write = false;
+                o.at_write = o.slow = false;
                 image_write(&n, name, 5 * MIB, 4096, 7);
                 write_at(device, 5 * MIB, "data");
                 before = file_checksum(path);
