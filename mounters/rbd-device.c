@@ -259,20 +259,28 @@ typedef struct Other {
         RbdDevice *ret;
 } Other;
 
-static int other_visit(RbdDevice *d, void *userdata)
+/* Not by its names: an image, or its pool, may have been renamed since. */
+static int other_visit(int fd, const char *name, void *userdata)
 {
         const Other *o = userdata;
+        _cleanup_rbd_device_ RbdDevice d = RBD_DEVICE_INIT;
+        _cleanup_free_ char *id = NULL;
+        int r = attribute_read(fd, "image_id", &id);
 
-        if (d->read_only || d->device_number == o->than->device_number)
-                return 0;
-        *o->ret = *d;
-        *d = RBD_DEVICE_INIT;
+        if (r < 0 || strcmp(id, o->than->image_id) != 0)
+                return r;
+        r = device_read(fd, name, NULL, &d);
+        if (r < 0 || d.read_only || d.device_number == o->than->device_number || d.pool_id != o->than->pool_id ||
+            strcmp(d.fsid, o->than->fsid) != 0)
+                return r;
+        *o->ret = d;
+        d = RBD_DEVICE_INIT;
         return 1;
 }
 
 int rbd_device_find_other(const char *sysfs, const RbdDevice *d, RbdDevice *ret)
 {
-        return devices_visit(sysfs, each_visit, &(Each) { d->key, other_visit, &(Other) { d, ret } });
+        return devices_visit(sysfs, other_visit, &(Other) { d, ret });
 }
 
 static int addresses_visit(int fd, const char *name, void *userdata)

@@ -36,7 +36,10 @@ int rbd_device_each(const char *sysfs, int (*f)(RbdDevice *d, void *userdata), v
 
 /* The map of the volume's key: berth's own before others, writable before read-only. 1, 0 or negative errno. Helper. */
 int rbd_device_find(const char *sysfs, const char *key, RbdDevice *ret);
-/* Another map than that one through which its image can be written on this node. 1, 0 or negative errno. Helper. */
+/*
+ * Another map than that one through which its image (fsid, pool_id, image_id) can be written on this node, under whatever name; d->device_number 0: any.
+ * 1, 0 or negative errno. Helper.
+ */
 int rbd_device_find_other(const char *sysfs, const RbdDevice *d, RbdDevice *ret);
 /* The addresses of all clients of this node, strv. Helper. */
 int rbd_device_addresses(const char *sysfs, char ***ret);

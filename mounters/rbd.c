@@ -282,6 +282,24 @@ static int map_confirm(Mounter *m, Access *a, RbdDevice *d, Error *err)
         return rbd_use_note(&a->image, &n, err);
 }
 
+/*
+ * The clients of this node's kernel count as its own, and each map has a page cache of its own, in which nobody sees what another writes. An image that was
+ * renamed while it is mapped is another volume under its new name. device_number: of our map; 0: none yet.
+ */
+static int check_mapped_once(const RbdImage *i, dev_t device_number, Error *err)
+{
+        const RbdDevice d = { .fsid = i->cluster->fsid, .pool_id = i->pool_id, .image_id = (char *) i->id, .device_number = device_number };
+        _cleanup_rbd_device_ RbdDevice other = RBD_DEVICE_INIT;
+        int r = rbd_device_find_other(RBD_SYSFS, &d, &other);
+
+        if (r < 0)
+                return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot list the maps of this node: %s", strerror(-r));
+        return r == 0 ? 0
+                      : error_set(err, ERROR_IN_USE, EBUSY,
+                                  "Image %s is mapped %s on this node and can be written there, as /dev/rbd%u (image %s/%s)", i->spec,
+                                  device_number ? "a second time" : "already", other.number, other.pool, other.image);
+}
+
 /* Nobody else may have it open, and whoever had the lock cannot write any more. */
 static int map_claim(Mounter *m, Access *a, Error *err)
 {
@@ -303,6 +321,8 @@ static int map_image(Mounter *m, const MounterVolume *v, Access *a, RbdDevice *r
 
         if (r >= 0)
                 r = rbd_maps_choose(m, &a->image, !writes, &mapper, err);
+        if (r >= 0 && writes)
+                r = check_mapped_once(&a->image, 0, err);
         if (r >= 0 && writes)
                 r = map_claim(m, a, err);
         if (r >= 0)
@@ -381,7 +401,10 @@ static int rbd_attach(Mounter *m, const MounterVolume *v, MounterResult *r, Erro
                 FAULT_POINT("rbd.mapped");
         }
         if (k >= 0 && !v->read_only) {
-                k = map_confirm(m, &a, &d, err);
+                /* two volumes, for an image that was renamed, may have looked at the same moment: then both give way */
+                k = found ? 0 : check_mapped_once(&a.image, d.device_number, err);
+                if (k >= 0)
+                        k = map_confirm(m, &a, &d, err);
                 FAULT_POINT("rbd.confirmed");
                 if (k < 0 && d.own)
                         (void) rbd_maps_unmap(m, &d, NULL);
@@ -489,19 +512,6 @@ static int storage_read(void *userdata, uint64_t offset, void *buffer, size_t si
         return rbd_image_read(&s->access.image, offset, buffer, size, err);
 }
 
-/* The clients of this node's kernel count as its own below, and each map has a page cache of its own, in which nobody sees what another writes. */
-static int check_mapped_once(const RbdImage *i, const RbdDevice *d, Error *err)
-{
-        _cleanup_rbd_device_ RbdDevice other = RBD_DEVICE_INIT;
-        int r = rbd_device_find_other(RBD_SYSFS, d, &other);
-
-        if (r < 0)
-                return error_set(err, ERROR_DEVICE_ERROR, r, "Cannot list the maps of this node: %s", strerror(-r));
-        return r == 0 ? 0
-                      : error_set(err, ERROR_IN_USE, EBUSY, "Image %s is mapped a second time on this node and can be written there, as /dev/rbd%u",
-                                  i->spec, other.number);
-}
-
 /* The device is the image's and as large, and nobody else may write it. Nothing tells whether somebody did: hence no version. */
 static int storage_verify(void *userdata, uint64_t size, char **ret_version, Error *err)
 {
@@ -516,7 +526,7 @@ static int storage_verify(void *userdata, uint64_t size, char **ret_version, Err
         if (r == 0 || strcmp(d.image_id, i->id) != 0 || d.pool_id != i->pool_id)
                 return error_set(err, ERROR_DEVICE_CHANGED, ESTALE, "%s does not show image %s (%s) any more", s->volume->device, i->spec,
                                  i->id);
-        r = check_mapped_once(i, &d, err);
+        r = check_mapped_once(i, d.device_number, err);
         if (r >= 0)
                 r = rbd_image_check_size(i, size, err);
         if (r >= 0)

@@ -249,9 +249,9 @@ Test(rbd, own_tag)
 }
 
 /* A map as sysfs shows it, below a directory of the test's own; snapshot: "-" for none. */
-static void map_make(const char *sysfs, unsigned number, const char *image, const char *snapshot)
+static void map_make(const char *sysfs, unsigned number, const char *image, const char *id, const char *snapshot)
 {
-        const char *const attributes[][2] = { { "cluster_fsid", FSID }, { "pool", "kube" }, { "pool_ns", "" }, { "name", image }, { "image_id", "1a2b" },
+        const char *const attributes[][2] = { { "cluster_fsid", FSID }, { "pool", "kube" }, { "pool_ns", "" }, { "name", image }, { "image_id", id },
                                               { "current_snap", snapshot }, { "client_addr", "10.0.0.1:0/1" }, { "major", "250" }, { "pool_id", "2" },
                                               { "config_info", "10.0.0.2:3300 name=kube,key=client.kube kube web-0 -" } };
         char path[256];
@@ -280,16 +280,19 @@ Test(rbd, mapped_twice)
         cr_assert(mkdtemp(sysfs));
         snprintf(command, sizeof(command), "%s/devices", sysfs);
         cr_assert_eq(mkdir(command, 0700), 0);
-        map_make(sysfs, 7000, "web-0", "-");
+        map_make(sysfs, 7000, "web-0", "1a2b", "-");
         cr_assert_eq(rbd_device_find(sysfs, key, &first), 1);
         cr_assert_eq(first.number, 7000U);
         cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 0);
-        map_make(sysfs, 7001, "web-1", "-");
-        map_make(sysfs, 7002, "web-0", "daily");
+        map_make(sysfs, 7001, "web-1", "3c4d", "-");
+        map_make(sysfs, 7002, "web-0", "1a2b", "daily");
         cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 0, "/dev/rbd%u", other.number);
-        map_make(sysfs, 7003, "web-0", "-");
+        /* its name was another's since; and one that was renamed is what it was */
+        map_make(sysfs, 7003, "web-0", "5e6f", "-");
+        cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 0, "/dev/rbd%u", other.number);
+        map_make(sysfs, 7004, "web-2", "1a2b", "-");
         cr_assert_eq(rbd_device_find_other(sysfs, &first, &other), 1);
-        cr_assert_eq(other.number, 7003U);
+        cr_assert_eq(other.number, 7004U);
         snprintf(command, sizeof(command), "rm -r %s", sysfs);
         cr_assert_eq(system(command), 0);
 }
@@ -306,17 +309,19 @@ Test(rbd, search_reads_little_of_other_maps)
         cr_assert(mkdtemp(sysfs));
         snprintf(path, sizeof(path), "%s/devices", sysfs);
         cr_assert_eq(mkdir(path, 0700), 0);
-        map_make(sysfs, 1, "web-0", "-");
+        map_make(sysfs, 1, "web-0", "1a2b", "-");
         for (unsigned i = 0; i < ELEMENTSOF(unread); i++) {
-                map_make(sysfs, i + 2, "web-1", "-");
+                map_make(sysfs, i + 2, "web-1", "3c4d", "-");
                 snprintf(path, sizeof(path), "%s/devices/%u/%s", sysfs, i + 2, unread[i]);
                 cr_assert(unlink(path) == 0 && mkdir(path, 0700) == 0);
         }
         cr_assert_eq(rbd_device_find(sysfs, key, &d), 1);
         cr_assert_eq(d.number, 1U);
-        cr_assert_eq(rbd_device_find_other(sysfs, &d, &other), 0);
 
-        /* and of each map the address alone */
+        /* and what image it is, or the address, alone */
+        snprintf(path, sizeof(path), "%s/devices/2/image_id", sysfs);
+        cr_assert_eq(rmdir(path), 0);
+        cr_assert_eq(rbd_device_find_other(sysfs, &d, &other), 0);
         snprintf(path, sizeof(path), "%s/devices/3/client_addr", sysfs);
         cr_assert_eq(rmdir(path), 0);
         cr_assert_eq(rbd_device_addresses(sysfs, &addresses), 0);
