@@ -138,12 +138,32 @@ void operation_lock_volume(Operation *op, Volume *v)
         }
 }
 
+/* Who was refused has no part in the volume: else a pod that has no right to it would keep it here, by asking again and again. */
+static bool was_refused(const Operation *op)
+{
+        return (op->type == OPERATION_MOUNT || op->type == OPERATION_ATTACH) && error_is_set(&op->error) && !op->attach_begun &&
+               !op->stage_begun;
+}
+
+static uint64_t cleanup_delay(const Operation *op, Volume *v)
+{
+        uint64_t now = now_boottime_usec();
+
+        if (error_is_set(&op->postponed) || op->type == OPERATION_CLEANUP || v->unstage_since_usec > 0)
+                return 0;
+        if (v->linger_until_usec == 0)
+                v->linger_until_usec = now + v->manager->settings.linger_usec;
+        return v->linger_until_usec > now ? v->linger_until_usec - now : 1;
+}
+
 void operation_unlock_volume(Operation *op)
 {
         Volume *v = op->volume;
 
         if (!v)
                 return;
+        if (!was_refused(op))
+                v->linger_until_usec = 0;
         op->volume = NULL;
         assert(v->holder == op);
         v->holder = TAILQ_FIRST(&v->waiting);
@@ -155,9 +175,6 @@ void operation_unlock_volume(Operation *op)
                 return;
         }
         if (volume_is_unused(v) && v->state != VOLUME_ABSENT && !v->cleanup_timer)
-                volume_schedule_cleanup(v, op->postponed.code != ERROR_NONE || op->type == OPERATION_CLEANUP ||
-                                                                   v->unstage_since_usec > 0
-                                                           ? 0
-                                                           : v->manager->settings.linger_usec);
+                volume_schedule_cleanup(v, cleanup_delay(op, v));
         volume_gc(v);
 }

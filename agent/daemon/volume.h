@@ -88,6 +88,7 @@ struct Volume {
         struct OperationList waiting;
         sd_event_source *cleanup_timer;
         uint64_t cleanup_delay_usec;
+        uint64_t linger_until_usec; /* CLOCK_BOOTTIME, when it is given back unless somebody uses it; 0: not known yet */
         bool recorded; /* a record file exists */
         char *unknown; /* what the record holds beside what this version knows, as JSON; NULL: nothing */
 

@@ -220,3 +220,47 @@ Test(deadline, left_over_and_asked_for_otherwise)
         unmount_ok(&s.f, s.target);
         slow_done(&s);
 }
+
+typedef struct Refused {
+        Slow *s;
+        char *target; /* holds another volume */
+} Refused;
+
+static bool refused_and_gone(void *arg)
+{
+        Refused *r = arg;
+        _cleanup_json_ json_t *volumes = BERTHCTL(&r->s->f, "list");
+
+        if (json_array_size(volumes) == 1)
+                return true;
+        mount_refused(&r->s->f, r->target, &r->s->v, ERROR_CONFLICT, "holds another volume");
+        return false;
+}
+
+/* Who has no part in it does not keep it here by asking again and again. */
+Test(deadline, left_over_and_asked_for_by_who_is_refused)
+{
+        Slow s;
+        fixture_init(&s.f);
+        gate_init(&s.f);
+        fixture_start(&s.f, "[Agent]\nRequestTimeoutSec=2\nLingerSec=2\n");
+        s.image = fixture_image(&s.f, "a", 64 * MIB);
+        s.target = fixture_target(&s.f, "uid-1", "v");
+        s.v = (Volume) { .image = s.image };
+        Refused r = { &s, fixture_target(&s.f, "uid-2", "v") };
+        _cleanup_free_ char *other = fixture_image(&s.f, "b", 64 * MIB);
+        Call c = call_start(&s.f, CALL_MOUNT, s.target, &s.v);
+
+        gate_wait(&s.f, 1);
+        call_abandon(&c);
+        gate_open(&s.f);
+        wait_until(is_staged, &s, 5, "the work goes on until it is staged");
+        mount_ok(&s.f, r.target, &(Volume) { .image = other });
+        wait_until(refused_and_gone, &r, 2 + 5, "it is given back, whoever asks");
+        unmount_ok(&s.f, r.target);
+        gate_done(&s.f);
+        fixture_done(&s.f);
+        free(s.image);
+        free(s.target);
+        free(r.target);
+}
