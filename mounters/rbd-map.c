@@ -26,6 +26,7 @@
 #include "mounters/rbd-monitors.h"
 
 #define EBUSY_WAIT_MSEC 2000
+#define EBUSY_PAUSE_MAX_MSEC 20
 #define NODE_WAIT_MSEC 5000
 
 /* --- the module --- */
@@ -282,7 +283,7 @@ int rbd_unmap(const RbdDevice *d, Error *err)
         snprintf(text, sizeof(text), "%u", d->number);
         FAULT_POINT("rbd.before-unmap");
         /* udev looks at a device that was just closed */
-        for (long waited = 0, pause = 5; waited <= EBUSY_WAIT_MSEC; waited += pause, pause = pause < 200 ? pause * 2 : pause) {
+        for (long waited = 0, pause = 5; waited <= EBUSY_WAIT_MSEC; waited += pause, pause = pause < EBUSY_PAUSE_MAX_MSEC ? pause * 2 : pause) {
                 r = sysfs_write(drop, text);
                 if (r != -EBUSY)
                         break;
