@@ -144,8 +144,12 @@ static void conclude_check(Operation *op)
 
         if (!v || v->state != VOLUME_STAGED)
                 return;
-        TAILQ_FOREACH(p, &v->publishes, of_volume)
+        /* of one that was taken away and is not replaced yet a Check sees nothing, or fails: that changes nothing about it */
+        TAILQ_FOREACH(p, &v->publishes, of_volume) {
                 p->stale = op->done && strv_contains(op->result.stale_targets, p->target);
+                if (p->stale && !v->holder)
+                        p->replacing = false; /* it is still there */
+        }
         if (!op->done) {
                 v->health = VOLUME_HEALTH_UNKNOWN;
                 (void) str_replace(&v->health_reason, op->error.text);

@@ -18,6 +18,7 @@ int operation_record_step(Operation *op, Step step)
         Volume *v = op->volume;
         const VolumeState state = v->state;
         const char *before = v->step;
+        Publish *p;
 
         switch (step) {
         case STEP_ATTACH:
@@ -36,7 +37,15 @@ int operation_record_step(Operation *op, Step step)
                 volume_set_state(v, VOLUME_DETACHING);
                 break;
         case STEP_PUBLISH:
+                p = publish_find(op->manager, op->target);
+                if (p && p->stale)
+                        p->replacing = true;
+                break;
         case STEP_UNPUBLISH:
+                p = publish_find(op->manager, op->target);
+                if (p)
+                        p->stale = p->replacing = false; /* its pod goes: whatever is cut short, it is not mounted anew */
+                break;
         case STEP_EXPAND:
                 break;
         case STEP_NONE:
@@ -111,6 +120,7 @@ static void apply_published(Volume *v, Publish *p, const StepResult *r)
 
         p->mount_id = r->mount_id;
         v->unstage_since_usec = 0; /* it is in use again, and its storage answers */
+        p->replacing = false;
         if (!p->stale)
                 return;
         p->stale = false;
@@ -234,7 +244,9 @@ void operation_step_failed(Operation *op, Step step, ErrorCode code)
          */
         p = step == STEP_PUBLISH ? publish_find(op->manager, op->target) : NULL;
         if (p && code != ERROR_MOUNTER_DIED && code != ERROR_TIMED_OUT)
-                p->stale = false; /* not tried again before it is looked at again; else it may have been taken away */
+                p->stale = false; /* not tried again before it is looked at again */
+        if (p && code == ERROR_TARGET_MISSING)
+                p->replacing = false; /* there is nothing left to mount it on */
         if (step != STEP_PUBLISH || !op->publish_begun || code == ERROR_MOUNTER_DIED || code == ERROR_TIMED_OUT)
                 return;
         if (p)

@@ -58,7 +58,8 @@ static json_t *publish_to_json(const Publish *p)
 
         if (!target || !o || set_string(o, "target", target) < 0 ||
             json_object_set_new(o, "readOnly", json_boolean(p->read_only)) < 0 ||
-            (p->stale && json_object_set_new(o, "stale", json_true()) < 0) || set_string(o, "podName", p->pod_name) < 0 || set_string(o, "podNamespace", p->pod_namespace) < 0 ||
+            (p->replacing && json_object_set_new(o, "stale", json_true()) < 0) ||
+            set_string(o, "podName", p->pod_name) < 0 || set_string(o, "podNamespace", p->pod_namespace) < 0 ||
             set_string(o, "podUid", p->pod_uid) < 0 || set_string(o, "subDir", p->sub_dir) < 0 ||
             json_object_set_new(o, "mountId", json_integer((json_int_t) p->mount_id)) < 0) {
                 json_decref(o);
@@ -232,7 +233,7 @@ static int parse_publish(Volume *v, json_t *object)
         if (r < 0)
                 return r;
         p->read_only = json_is_true(field(o, "readOnly"));
-        p->stale = json_is_true(field(o, "stale"));
+        p->stale = p->replacing = json_is_true(field(o, "stale"));
         p->mount_id = (uint64_t) json_integer_value(mount_id);
         r = copy_string(o, "podName", &p->pod_name);
         if (r >= 0)

@@ -51,6 +51,7 @@ struct Publish {
         uint64_t mount_id;                        /* 0 until the kernel gave one */
         char *sub_dir; /* of a shared volume: what the pod sees of it, "" for all; NULL where unknown */
         bool stale;    /* by the last Check its mount shows what is gone, while the stage is sound: to be mounted anew */
+        bool replacing; /* that was begun: if nothing is mounted there it was taken away for it, and is still to be mounted anew */
         TAILQ_ENTRY(Publish) of_volume;
         UT_hash_handle hh; /* in Manager.publishes */
 };

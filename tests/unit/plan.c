@@ -937,7 +937,7 @@ static void random_volume(Snapshot *s, unsigned *seed, const char *key, bool *ta
                .health = (VolumeHealth) pick(seed, _VOLUME_HEALTH_MAX));
         VolumeView *v = &s->volumes[s->n_volumes - 1];
         for (size_t i = 0; i < v->n_publishes; i++)
-                v->publishes[i].stale = pick(seed, 4) == 0;
+                v->publishes[i].stale = pick(seed, 4) == 0, v->publishes[i].replacing = pick(seed, 4) == 0;
 }
 
 static void random_snapshot(Snapshot *s, unsigned *seed)
@@ -1049,7 +1049,8 @@ static const char *republish_is_wrong(const Snapshot *s, const VolumeView *v, co
         bool stale = false, staged_there = false;
 
         for (size_t i = 0; v && i < v->n_publishes; i++)
-                stale = stale || (v->publishes[i].stale && strcmp(v->publishes[i].target, step->target) == 0);
+                stale = stale || ((v->publishes[i].stale || (v->publishes[i].replacing && !mounted_there(s, step->target))) &&
+                                  strcmp(v->publishes[i].target, step->target) == 0);
         for (size_t i = 0; v && i < s->n_mounts; i++)
                 staged_there = staged_there || str_equal(s->mounts[i].stage, v->key);
         if (!stale)
@@ -1280,6 +1281,19 @@ Test(plan, stale_target_whose_replacement_was_cut_short)
         free(s.mounts[2].target);
         s.mounts[2].target = strdup("/elsewhere");
         EXPECT(&s, { PLAN_REPUBLISH, NFS, T2, "not replaced yet" }, CORRECT(NFS, VOLUME_STAGED, "its stage is mounted"));
+
+        /* tried since, in vain; a Check sees nothing there that could be stale */
+        nfs_with_stale_target(&s, VOLUME_HEALTH_OK);
+        s.volumes[0].publishes[1] = (PublishView) { .target = s.volumes[0].publishes[1].target, .replacing = true };
+        free(s.mounts[2].target);
+        s.mounts[2].target = strdup("/elsewhere");
+        s.mounts[2].is_target = false;
+        EXPECT(&s, { PLAN_REPUBLISH, NFS, T2, "not replaced yet" });
+
+        /* that was begun, and did not get as far */
+        nfs_with_stale_target(&s, VOLUME_HEALTH_DEGRADED);
+        s.volumes[0].publishes[1] = (PublishView) { .target = s.volumes[0].publishes[1].target, .replacing = true };
+        EXPECT_NOTHING(&s);
 }
 
 /* What lost its stage, or shows something else by now, is judged by that. */

@@ -88,6 +88,22 @@ Test(record, publish_that_is_being_replaced)
         json_decref(o);
 }
 
+/* What is told to be stale and was not touched yet is no business of the record's: a crash takes nothing away. */
+Test(record, publish_that_is_stale)
+{
+        Manager m = {};
+        Volume *v;
+        Publish *p;
+
+        cr_assert(volume_new(&m, "nfs-0123", "nfs:server:/export:", "nfs", &v) >= 0 && publish_new(v, "/a", &p) >= 0);
+        p->stale = true;
+        _cleanup_free_ char *told = store_serialize(v);
+        p->replacing = true;
+        _cleanup_free_ char *begun = store_serialize(v);
+        cr_assert(told && !strstr(told, "stale") && begun && strstr(begun, "\"stale\":true"), "%s %s", told, begun);
+        volume_free(v);
+}
+
 /* Counted on across restarts; a time that has not been yet would make it seem to have lasted for ever. */
 Test(record, since_when_unstaging_fails)
 {

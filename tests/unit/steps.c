@@ -32,7 +32,7 @@ static void scene_init(Scene *s)
         static char t1[] = T1;
         Publish *p;
 
-        *s = (Scene) {};
+        *s = (Scene) { .manager.records_fd = -EBADF };
         cr_assert(volume_new(&s->manager, NFS, "nfs:server:/export:", "nfs", &s->volume) >= 0);
         s->volume->state = VOLUME_STAGED;
         cr_assert(publish_new(s->volume, T1, &p) >= 0 && publish_new(s->volume, T2, &p) >= 0);
@@ -175,6 +175,89 @@ Test(steps, stale_target_perhaps_taken_away)
                 cr_assert(publish_find(&s.manager, T1) && publish_find(&s.manager, T1)->stale);
                 scene_done(&s);
         }
+}
+
+/* ---- targets that were taken away, and not replaced yet ---- */
+
+static Publish *begin_to_replace(Scene *s, OperationType type)
+{
+        s->operation.type = type;
+        (void) operation_record_step(&s->operation, STEP_PUBLISH); /* there is no directory of records here */
+        return publish_find(&s->manager, T1);
+}
+
+static void check(Scene *s, bool done, const char *stale)
+{
+        char key[] = NFS;
+        Operation op = { .manager = &s->manager, .type = OPERATION_CHECK, .key = key, .done = done, .result = { .healthy = !stale } };
+
+        if (stale)
+                cr_assert(strv_append(&op.result.stale_targets, stale) >= 0);
+        operation_conclude_look(&op);
+        step_result_done(&op.result);
+}
+
+/* Neither a failure nor a Check, which does not see it, may have the publish dropped that nobody would ask for again. */
+Test(steps, target_taken_away_is_kept_in_mind)
+{
+        static const ErrorCode codes[] = { ERROR_MOUNTER_DIED, ERROR_TIMED_OUT, ERROR_SERVER_UNREACHABLE, ERROR_SUB_DIRECTORY,
+                                           ERROR_EXPORT_DENIED, ERROR_MOUNT_FAILED };
+
+        for (size_t i = 0; i < ELEMENTSOF(codes); i++) {
+                Scene s;
+
+                scene_init(&s);
+                ail(&s);
+                const Publish *p = begin_to_replace(&s, OPERATION_REPUBLISH);
+                cr_assert(p->replacing && !publish_find(&s.manager, T2)->replacing);
+                operation_step_failed(&s.operation, STEP_PUBLISH, codes[i]);
+                check(&s, true, NULL);
+                cr_assert(p->replacing && !p->stale, "forgotten after %d", codes[i]);
+                check(&s, false, NULL);
+                cr_assert(p->replacing);
+                operation_apply_result(&s.operation, STEP_PUBLISH);
+                cr_assert(!p->replacing && !p->stale);
+                scene_done(&s);
+        }
+}
+
+/* It is still mounted, or its directory is gone, or its pod is. */
+Test(steps, target_not_taken_away)
+{
+        Scene s;
+
+        scene_init(&s);
+        ail(&s);
+        const Publish *p = begin_to_replace(&s, OPERATION_REPUBLISH);
+        operation_step_failed(&s.operation, STEP_PUBLISH, ERROR_SUB_DIRECTORY);
+        s.volume->holder = &s.operation;
+        check(&s, true, T1);
+        cr_assert(p->stale && p->replacing, "what is at work may take it away by now");
+        s.volume->holder = NULL;
+        check(&s, true, T1);
+        cr_assert(p->stale && !p->replacing);
+        scene_done(&s);
+
+        scene_init(&s);
+        ail(&s);
+        p = begin_to_replace(&s, OPERATION_REPUBLISH);
+        operation_step_failed(&s.operation, STEP_PUBLISH, ERROR_TARGET_MISSING);
+        cr_assert(!p->replacing);
+        scene_done(&s);
+
+        scene_init(&s);
+        ail(&s);
+        p = begin_to_replace(&s, OPERATION_REPUBLISH);
+        s.operation.type = OPERATION_UNMOUNT;
+        (void) operation_record_step(&s.operation, STEP_UNPUBLISH);
+        cr_assert(!p->stale && !p->replacing);
+        cr_assert(publish_find(&s.manager, T2)->stale);
+        scene_done(&s);
+
+        /* nothing was known to be stale: the mounter finds that out, and who asked for it asks again */
+        scene_init(&s);
+        cr_assert(!begin_to_replace(&s, OPERATION_MOUNT)->replacing);
+        scene_done(&s);
 }
 
 /* The stage turned out to be stale, too. Other pods have it: that is for the next Check. */

@@ -220,7 +220,11 @@ static int view_volume(const Volume *v, const Superblocks *superblocks, VolumeVi
         TAILQ_FOREACH(p, &v->publishes, of_volume) {
                 PublishView *publish = &view->publishes[view->n_publishes++];
 
-                *publish = (PublishView) { .target = strdup(p->target), .stale = p->stale && p->sub_dir && !v->rebuilt };
+                *publish = (PublishView) {
+                        .target = strdup(p->target),
+                        .stale = p->stale && p->sub_dir && !v->rebuilt,
+                        .replacing = p->replacing && p->sub_dir && !v->rebuilt,
+                };
                 if (!publish->target)
                         return -ENOMEM;
         }

@@ -111,7 +111,8 @@ static int plan_publishes(const Snapshot *s, const Index *x, const Entry *e, boo
                                                      .reason = "its mount is of an earlier stage, which a fresh one has replaced" });
                         continue;
                 }
-                if (v->publishes[i].stale && e->stage && !e->reused && !beyond_use && !snapshot_find_mount(s, target, 0)) {
+                if ((v->publishes[i].stale || v->publishes[i].replacing) && e->stage && !e->reused && !beyond_use &&
+                    !snapshot_find_mount(s, target, 0)) {
                         (*ret_kept)++;
                         r = plan_add(p, (PlanStep) { .type = PLAN_REPUBLISH, .volume = v->key, .target = target,
                                                      .reason = "a stale mount was taken away and is not replaced yet" });

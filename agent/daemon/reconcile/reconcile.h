@@ -38,7 +38,8 @@ typedef struct MountView {
 
 typedef struct PublishView {
         char *target;
-        bool stale; /* its mount shows what is gone, or did when it was about to be replaced; what it should show is known */
+        bool stale; /* its mount shows what is gone; what it should show is known */
+        bool replacing; /* so it did when it was about to be replaced, and was perhaps taken away for it */
 } PublishView;
 
 typedef struct VolumeView {
