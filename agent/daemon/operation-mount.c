@@ -310,6 +310,8 @@ void operation_advance_republish(Operation *op)
 {
         const Publish *p = publish_find(op->manager, op->target);
 
+        if (op->done)
+                operation_republish_next(op);
         if (op->done || !p || !p->sub_dir || (op->volume && (p->volume != op->volume || op->volume->state != VOLUME_STAGED))) {
                 operation_finish(op);
                 return;
@@ -343,6 +345,25 @@ int operation_begin_republish(Manager *m, const char *target)
         }
         operation_submit(op, NULL);
         return 0;
+}
+
+/*
+ * A plan begins one of a volume, since it leaves alone what is at work, and would begin with the same one again.
+ * In the order of the list, so that each has its turn and there is an end; not after one that is stale still, whose
+ * stage is too, or whose mounter died.
+ */
+void operation_republish_next(const Operation *op)
+{
+        const Publish *p = op->volume ? publish_find(op->manager, op->target) : NULL;
+
+        if (!p || p->volume != op->volume || p->stale)
+                return;
+        while ((p = TAILQ_NEXT(p, of_volume)))
+                if (p->stale && p->sub_dir && !operation_is_pending(op->manager, p->target)) {
+                        if (operation_begin_republish(op->manager, p->target) < 0)
+                                log_debug("Out of memory: target %s is mounted anew later", p->target);
+                        return;
+                }
 }
 
 static void advance_attach(Operation *op)

@@ -66,6 +66,8 @@ static void operation_fail(Operation *op, Error *err)
             (op->done && (step == STEP_UNSTAGE || step == STEP_DETACH))) {
                 log_debug("%s: %s postponed: %s", operation_type_to_string(op->type), step_to_string(step),
                           str_or(err->text, ""));
+                if (op->type == OPERATION_REPUBLISH && !error_is_silence(err))
+                        operation_republish_next(op);
                 error_move(&op->postponed, err);
                 operation_finish(op);
                 return;

@@ -130,6 +130,8 @@ int operation_begin_unmount(Manager *m, const char *target);
 int operation_begin_detach(Manager *m, const char *volume_name);
 /* Mounts anew what is published there; nothing if it is asked for already. 0 or -ENOMEM. */
 int operation_begin_republish(Manager *m, const char *target);
+/* One of them is over: the next that is stale of its volume stands in line for it, behind whoever does so now. */
+void operation_republish_next(const Operation *op);
 /* Whether one holds the name (a target, or "name:" and a volumeName), or stands in line for it. */
 bool operation_is_pending(Manager *m, const char *name);
 /* Before operation_submit() only. */

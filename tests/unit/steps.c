@@ -7,9 +7,10 @@
 
 #include <criterion/criterion.h>
 
-#include "daemon/operation.h"
+#include "daemon/operation-internal.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -19,6 +20,7 @@
 #define NFS "nfs-0123456789abcdef0123456789abcdef"
 #define T1 "/pods/1/v"
 #define T2 "/pods/2/v"
+#define T3 "/pods/3/v"
 #define LONG_AGO UINT64_C(1)
 
 typedef struct Scene {
@@ -111,8 +113,10 @@ static void ail(Scene *s)
 {
         Publish *p;
 
-        TAILQ_FOREACH(p, &s->volume->publishes, of_volume)
+        TAILQ_FOREACH(p, &s->volume->publishes, of_volume) {
                 p->stale = true;
+                cr_assert(str_replace(&p->sub_dir, "x") >= 0);
+        }
         s->volume->health = VOLUME_HEALTH_DEGRADED;
         cr_assert(str_replace(&s->volume->health_reason, "stale file handle") >= 0);
 }
@@ -257,6 +261,52 @@ Test(steps, target_not_taken_away)
         /* nothing was known to be stale: the mounter finds that out, and who asked for it asks again */
         scene_init(&s);
         cr_assert(!begin_to_replace(&s, OPERATION_MOUNT)->replacing);
+        scene_done(&s);
+}
+
+/* ---- one after the other ---- */
+
+/* The target that is next after T1, or NULL. */
+static const char *next_after_first(Scene *s)
+{
+        static char target[sizeof(T1)];
+        Operation *next;
+
+        s->operation.type = OPERATION_REPUBLISH;
+        s->volume->holder = &s->operation;
+        TAILQ_INIT(&s->manager.operations);
+        operation_republish_next(&s->operation);
+        s->volume->holder = NULL;
+        next = TAILQ_FIRST(&s->volume->waiting);
+        if (!next)
+                return NULL;
+        cr_assert(next->type == OPERATION_REPUBLISH && operation_is_pending(&s->manager, next->target));
+        cr_assert(!TAILQ_NEXT(next, queued), "more than one stand in line");
+        snprintf(target, sizeof(target), "%s", next->target);
+        TAILQ_REMOVE(&s->volume->waiting, next, queued);
+        TAILQ_REMOVE(&s->manager.operations, next, entry);
+        next->name_lock->holder = NULL;
+        name_lock_gc(&s->manager, next->name_lock);
+        operation_free(next);
+        return target;
+}
+
+/* Else those that cannot be replaced would have all tries. */
+Test(steps, stale_targets_each_in_turn)
+{
+        Publish *p;
+        Scene s;
+
+        scene_init(&s);
+        cr_assert(publish_new(s.volume, T3, &p) >= 0);
+        ail(&s);
+        cr_assert_null(next_after_first(&s), "its stage may be stale, or its mounter has died");
+        publish_find(&s.manager, T1)->stale = false;
+        cr_assert_str_eq(next_after_first(&s), T2);
+        publish_find(&s.manager, T2)->stale = false;
+        cr_assert_str_eq(next_after_first(&s), T3);
+        publish_find(&s.manager, T3)->stale = false;
+        cr_assert_null(next_after_first(&s));
         scene_done(&s);
 }
 
