@@ -282,6 +282,8 @@ static int parse_volume(Volume *v, const Record *o)
                 if (r < 0)
                         return r;
         }
+        if (!TAILQ_EMPTY(&v->publishes))
+                v->unstage_since_usec = 0; /* used again since; whoever wrote that may not have known the key, or was killed */
         return 0;
 }
 
