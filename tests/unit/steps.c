@@ -8,6 +8,7 @@
 #include <criterion/criterion.h>
 
 #include "daemon/operation-internal.h"
+#include "daemon/reconcile/reconcile.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -307,6 +308,60 @@ Test(steps, stale_targets_each_in_turn)
         cr_assert_str_eq(next_after_first(&s), T3);
         publish_find(&s.manager, T3)->stale = false;
         cr_assert_null(next_after_first(&s));
+        scene_done(&s);
+}
+
+/* ---- what is beyond use is taken away ---- */
+
+static size_t n_waiting(const struct OperationList *list)
+{
+        const Operation *op;
+        size_t n = 0;
+
+        TAILQ_FOREACH(op, list, queued)
+                n++;
+        return n;
+}
+
+/* What was planned for a target is not for what a request makes of it meanwhile. */
+Test(steps, unpublish_not_behind_a_request)
+{
+        Scene s;
+
+        scene_init(&s);
+        TAILQ_INIT(&s.manager.operations);
+        NameLock *l = name_lock_get(&s.manager, T1);
+        cr_assert_not_null(l);
+        l->holder = &s.operation; /* it asks the mounter which volume that is, and holds none yet */
+        cr_assert_eq(reconcile_apply(&s.manager, &(const PlanStep) { .type = PLAN_UNPUBLISH, .volume = NFS, .target = T1 }), 0);
+        cr_assert_eq(n_waiting(&l->waiting), 0, "it would take away what the request leaves there, unseen");
+        l->holder = NULL;
+        name_lock_gc(&s.manager, l);
+        scene_done(&s);
+}
+
+/* Else the first one, which somebody stands in, would keep the others from it with each look. */
+Test(steps, unpublish_of_all)
+{
+        Operation first = { .type = OPERATION_UNMOUNT }, *op;
+        Scene s;
+
+        scene_init(&s);
+        TAILQ_INIT(&s.manager.operations);
+        s.volume->holder = &first;
+        cr_assert_eq(reconcile_apply(&s.manager, &(const PlanStep) { .type = PLAN_UNPUBLISH, .volume = NFS, .target = T2 }), 0);
+        cr_assert_eq(n_waiting(&s.volume->waiting), 1);
+        op = TAILQ_FIRST(&s.volume->waiting);
+        cr_assert(op->type == OPERATION_UNMOUNT && strcmp(op->target, T2) == 0);
+        TAILQ_REMOVE(&s.volume->waiting, op, queued);
+        op->name_lock->holder = NULL;
+        name_lock_gc(&s.manager, op->name_lock);
+        operation_free(op);
+
+        first.type = OPERATION_MOUNT;
+        cr_assert_eq(reconcile_apply(&s.manager, &(const PlanStep) { .type = PLAN_UNPUBLISH, .volume = NFS, .target = T2 }), 0);
+        cr_assert_eq(n_waiting(&s.volume->waiting), 0);
+        s.volume->holder = NULL;
         scene_done(&s);
 }
 

@@ -70,7 +70,13 @@ static int unpublish(Manager *m, const PlanStep *s)
 {
         const Volume *v = volume_find(m, s->volume);
 
-        return !v || v->holder ? 0 : operation_begin_unmount(m, s->target);
+        /*
+         * Behind the others of this plan, of which one may fail again and again; but not behind a request for the same target:
+         * what that leaves there is for the next look.
+         */
+        if (!v || (v->holder && v->holder->type != OPERATION_UNMOUNT) || operation_is_pending(m, s->target))
+                return 0;
+        return operation_begin_unmount(m, s->target);
 }
 
 static int republish(Manager *m, const PlanStep *s)
