@@ -28,6 +28,8 @@ const char *operation_volume_key(const Operation *op);
 bool operation_target_is_free(const Operation *op);
 /* All who wait are answered within usec from now. */
 void operation_answer_by(Operation *op, uint64_t usec);
+/* Starts one of berthd's own on what is published at target; nothing if nothing is. 0 or -ENOMEM. */
+int operation_begin_at(Manager *m, OperationType type, const char *target);
 
 /* ---- operation-lock.c ---- */
 

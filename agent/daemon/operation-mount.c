@@ -8,7 +8,7 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "daemon/operation.h"
+#include "daemon/operation-internal.h"
 #include "daemon/store.h"
 
 static void fail(Operation *op, Error *err)
@@ -331,20 +331,7 @@ void operation_advance_republish(Operation *op)
 
 int operation_begin_republish(Manager *m, const char *target)
 {
-        const Publish *p = publish_find(m, target);
-        Operation *op;
-
-        if (!p || operation_is_pending(m, target))
-                return 0;
-        if (operation_new(m, OPERATION_REPUBLISH, &op) < 0)
-                return -ENOMEM;
-        if (str_replace(&op->target, target) < 0 || str_replace(&op->name, target) < 0 ||
-            str_replace(&op->params.driver, p->volume->driver) < 0) {
-                operation_free(op);
-                return -ENOMEM;
-        }
-        operation_submit(op, NULL);
-        return 0;
+        return operation_is_pending(m, target) ? 0 : operation_begin_at(m, OPERATION_REPUBLISH, target);
 }
 
 /*

@@ -98,20 +98,7 @@ void operation_advance_cleanup(Operation *op)
 
 int operation_begin_unmount(Manager *m, const char *target)
 {
-        const Publish *p = publish_find(m, target);
-        Operation *op;
-
-        if (!p)
-                return 0;
-        if (operation_new(m, OPERATION_UNMOUNT, &op) < 0)
-                return -ENOMEM;
-        if (str_replace(&op->target, target) < 0 || str_replace(&op->name, target) < 0 ||
-            str_replace(&op->params.driver, p->volume->driver) < 0) {
-                operation_free(op);
-                return -ENOMEM;
-        }
-        operation_submit(op, NULL);
-        return 0;
+        return operation_begin_at(m, OPERATION_UNMOUNT, target);
 }
 
 int operation_begin_detach(Manager *m, const char *volume_name)

@@ -283,6 +283,24 @@ void operation_submit(Operation *op, sd_bus_message *call)
         operation_advance(op);
 }
 
+int operation_begin_at(Manager *m, OperationType type, const char *target)
+{
+        const Publish *p = publish_find(m, target);
+        Operation *op;
+
+        if (!p)
+                return 0;
+        if (operation_new(m, type, &op) < 0)
+                return -ENOMEM;
+        if (str_replace(&op->target, target) < 0 || str_replace(&op->name, target) < 0 ||
+            str_replace(&op->params.driver, p->volume->driver) < 0) {
+                operation_free(op);
+                return -ENOMEM;
+        }
+        operation_submit(op, NULL);
+        return 0;
+}
+
 void operation_advance(Operation *op)
 {
         if (op->undoing) {
