@@ -31,6 +31,7 @@ typedef struct FrameHeader {
 #define FRAME_LENGTH_MAX (1024 * 1024)
 #define FRAME_CHUNK 32768
 
-/* Ports are called so in the guest, the number from 0 up. */
+/* Ports are called so in the guest, the number from 0 up. Of 16, the guest's kernel did not hear of the last that the host's end
+ * is open: qemu tells more about them than fits into its queue of 32 messages. */
 #define PORT_NAME "lab."
-#define PORT_MAX 16
+#define PORT_MAX 12

@@ -4,7 +4,7 @@
 # The virtual machine, for tests/lab/guest/build and tests/vm/lib.sh: the state saved by one is loaded by the other, so both
 # must describe the same machine. Always TCG: where KVM can be opened it need not work, and its saved state is another one.
 
-machine_ports=16
+machine_ports=12
 machine_memory=1024
 machine_cpus=1
 # no_timer_check: on a busy host the kernel's test of its timer fails, and it panics
@@ -28,12 +28,13 @@ machine_emulator() {
                 -L "$root/share/qemu" -L "$root/share/seabios")
 }
 
+# Without an HPET: the guest lets it run on after the boot, and qemu would wake 250 times a second for nobody, with a poll of all ports.
 # image directory, options of the memory backend, MiB, CPUs, disk with its options, tap: sets the array machine. All
 # paths but the image's are relative to the directory in which qemu is started: host/ is shared, build the project's build.
 machine_describe() {
         local image=$1 memory=$2 mib=$3 cpus=$4 disk=$5 tap=$6 i emulator
         machine_emulator "$image"
-        machine=("${emulator[@]}" -accel "tcg,thread=multi,tb-size=512" -machine q35,memory-backend=ram -cpu Nehalem
+        machine=("${emulator[@]}" -accel "tcg,thread=multi,tb-size=512" -machine q35,hpet=off,memory-backend=ram -cpu Nehalem
                 -smp "$cpus" -m "$mib" -object "memory-backend-file,id=ram,size=${mib}M,$memory"
                 -nodefaults -display none -no-reboot -no-user-config
                 -chardev file,id=console,path=console,append=on -serial chardev:console
