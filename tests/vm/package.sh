@@ -11,6 +11,8 @@ package_set() { # new or old: the directory of its packages
 package_install() { # node, new or old; prints apt's output
         local set_dir
         set_dir=$(package_set "$2")
+        # debconf's hook, which takes a second to find that without apt-utils it can do nothing
+        on "$1" rm -f /etc/apt/apt.conf.d/70debconf
         node_install_debs "$1" "$set_dir"/berth{,-nfs,-rbd}_*.deb
 }
 
