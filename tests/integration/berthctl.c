@@ -257,9 +257,14 @@ Test(berthctl, reconcile_and_versions)
         _cleanup_free_ char *target = fixture_target(&f, "uid-1", "v"), *path = format("--option=path=%s/v.img", f.image_dir),
                             *at = format("--target=%s", target);
 
-        EXPECT(&f, DONE, NULL, "mount", at, "--driver=loop", path, "--option=size=64M");
-        cr_assert(umount2(target, MNT_DETACH) >= 0); /* by hand */
-        json_t *steps = JSON(&f, "reconcile", "--dry-run");
+        /* unmounted by hand, which berthd sees by itself: on a busy machine it may have put things right before it is asked */
+        json_t *steps = NULL;
+        for (unsigned i = 0; i < 20 && json_array_size(steps) == 0; i++) {
+                json_decref(steps);
+                EXPECT(&f, DONE, NULL, "mount", at, "--driver=loop", path, "--option=size=64M");
+                cr_assert(umount2(target, MNT_DETACH) >= 0);
+                steps = JSON(&f, "reconcile", "--dry-run");
+        }
         cr_assert_geq(json_array_size(steps), 1);
         cr_assert(*string_at(json_array_get(steps, 0), "reason"));
         cr_assert_null(json_object_get(json_array_get(steps, 0), "result"));
