@@ -28,9 +28,10 @@ machine_emulator() {
                 -L "$root/share/qemu" -L "$root/share/seabios")
 }
 
-# Without an HPET: the guest lets it run on after the boot, and qemu would wake 250 times a second for nobody, with a poll of all ports.
 # image directory, options of the memory backend, MiB, CPUs, disk with its options, tap: sets the array machine. All
 # paths but the image's are relative to the directory in which qemu is started: host/ is shared, build the project's build.
+#
+# Without an HPET: the guest lets it run on after the boot, and qemu would wake 250 times a second for nobody, with a poll of all ports.
 machine_describe() {
         local image=$1 memory=$2 mib=$3 cpus=$4 disk=$5 tap=$6 i emulator
         machine_emulator "$image"
